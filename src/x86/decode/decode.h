@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest bytes to struct insn. */
+#ifndef SOFTKVM_X86_DECODE_H
+#define SOFTKVM_X86_DECODE_H
+
+#include "x86/interp/insn.h"
+
+#define INSN_MAX_LEN 15
+
+/*
+ * Decode the instruction in bytes[0..avail) for the vCPU's present mode. Always
+ * yields something that can be executed (an invalid encoding raises its
+ * exception); false only if the instruction goes on after the bytes given.
+ */
+bool decode_insn(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn);
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest linear memory: page walks, the software TLB, and every access the CPU
+ * makes. The only way from a guest address to a host pointer.
+ *
+ * Invariants
+ *  1. A TLB entry points into a memslot of vcpu->slots and nowhere else.
+ *  2. A write tag exists only for pages that are writable, dirty in the guest's
+ *     page table, logged dirty if logging is on, and not holding decoded code of
+ *     this vCPU. Everything else takes the slow path.
+ *  3. A host pointer from the TLB is used before the next boundary, and only
+ *     through the accessors of host/access.h or a thunk, which survive faults.
+ *
+ * Tags are stored negated: tag + va is the offset in the page when the page
+ * matches, so one unsigned compare with PAGE_SIZE - size tests tag, page
+ * crossing and size at once.
+ */
+#ifndef SOFTKVM_X86_MMU_H
+#define SOFTKVM_X86_MMU_H
+
+#include "host/access.h"
+#include "x86/x86.h"
+
+#define TLB_ENTRIES 4096
+#define TLB_INVALID (~0ull >> 1)	/* tag + va is never a small number for a canonical va */
+
+struct tlb {
+	u64 read[TLB_ENTRIES];
+	u64 write[TLB_ENTRIES];
+	s64 delta[TLB_ENTRIES];		/* host address - va */
+	u32 fetch_generation;		/* bumped by every flush: cached rip -> block mappings are stale */
+	u32 nr_used;			/* entries of used[]; TLB_USED_MAX: too many, clear everything */
+#define TLB_USED_MAX 1024
+	u16 used[TLB_USED_MAX];		/* indices filled since the last flush */
+	/* fetch side, used per block, not per access */
+	struct tlb_fetch {
+		u64 tag;		/* page va, or TLB_INVALID */
+		gpa_t gpa;		/* of the page */
+		u8 *host;
+	} fetch[1024];
+};
+
+/*
+ * One TLB per privilege context, so that a change of CPL or (under SMAP) of
+ * RFLAGS.AC is a switch and not a flush.
+ */
+enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, NR_TLBS };
+
+struct mmu {
+	struct tlb tlbs[NR_TLBS];
+	/* regions mapped by large pages since the last flush: INVLPG there flushes all (key: va >> 21, or va >> 30 with bit 63) */
+	u64 large[256];
+	bool large_overflow;
+	struct memslot *last_slot;	/* of vcpu->slots; reset with every flush */
+	/* open-addressed set of gfns that hold decoded code */
+	gfn_t *code_gfns;
+	u32 code_mask, code_nr;
+};
+
+int mmu_create(struct vcpu *vcpu);		/* first KVM_RUN; 0 or -ENOMEM */
+void mmu_destroy(struct vcpu *vcpu);
+/* Code cache dropped: no page holds decoded code any more. */
+void mmu_clear_code_pages(struct vcpu *vcpu);
+/* A GPA to a host pointer for a vCPU in guest mode, or NULL (no slot). */
+struct memslot *mmu_find_slot(struct vcpu *vcpu, gpa_t gpa);
+
+enum mmu_access {
+	MMU_READ = 0,
+	MMU_WRITE = BIT(0),
+	MMU_FETCH = BIT(1),
+	MMU_USER = BIT(2),	/* check as CPL 3; otherwise as supervisor */
+	MMU_IMPLICIT = BIT(3),	/* implicit supervisor access (descriptor tables, TSS): SMAP ignores AC */
+	MMU_NOFAULT = BIT(4),	/* query only: queue no exception, set no A/D bits (KVM_TRANSLATE) */
+	MMU_RMW = BIT(5),	/* read that will be written: fault as a write */
+};
+
+static inline unsigned mmu_data_access(const struct vcpu *vcpu, unsigned access)
+{
+	return access | (vcpu->arch.cpl == 3 ? MMU_USER : 0);
+}
+
+/* Walk: EXEC_OK with *gpa, or EXEC_FAULT (#PF queued), or EXEC_EFAULT. */
+enum exec mmu_translate(struct vcpu *vcpu, gva_t va, unsigned access, gpa_t *gpa);
+
+void mmu_flush_all(struct vcpu *vcpu);		/* every entry */
+void mmu_flush_page(struct vcpu *vcpu, gva_t va);	/* INVLPG */
+void mmu_flush_write_tags(struct vcpu *vcpu);
+/* This page now holds code this vCPU has decoded: stores there must take the slow path. */
+void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page);
+bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);
+/* KVM_SET_SREGS, mode switches: PDPTRs from memory. False: reserved bits (#GP). */
+bool mmu_load_pdptrs(struct vcpu *vcpu, u64 cr3);
+
+/*
+ * Fetch side: the page of code at linear address va. *host is readable for the
+ * rest of the page through access.h. EXEC_UNHANDLED: not RAM.
+ */
+enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host);
+
+/*
+ * Any length, any alignment, RAM or MMIO, crossing pages; all permission checks are made for the
+ * whole range before anything is stored. access from mmu_data_access() or MMU_IMPLICIT for system structures.
+ */
+enum exec mem_read(struct vcpu *vcpu, gva_t va, void *buf, unsigned len, unsigned access);
+enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, unsigned access);
+/* Check that a later mem_write() of the range will not fault (PUSHA, ENTER, far calls, task switches). */
+enum exec mem_probe_write(struct vcpu *vcpu, gva_t va, unsigned len, unsigned access);
+
+/*
+ * Host pointer for len bytes at va if they lie in one page of plain RAM (write:
+ * plainly writable), else NULL with *r = why (EXEC_OK: use mem_read/mem_write with a bounce buffer:
+ * page crossing, MMIO, dirty tracking, code page). Fills the TLB.
+ */
+void *mem_host_slow(struct vcpu *vcpu, gva_t va, unsigned len, bool write, enum exec *r);
+
+/*
+ * Pointer for one atomic read-modify-write of len bytes: as mem_host(), but also for pages whose
+ * stores must be noticed (code, dirty tracking), which it accounts for. NULL with EXEC_OK: MMIO or crossing pages.
+ */
+void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r);
+
+/* At every block entry and wherever CPL or AC may have changed. */
+static inline void mmu_select_tlb(struct vcpu *vcpu)
+{
+	unsigned ctx = vcpu->arch.cpl == 3 ? TLB_USER :
+		       vcpu->arch.rflags & X86_EFLAGS_AC ? TLB_KERNEL_AC : TLB_KERNEL;
+
+	vcpu->arch.tlb = &vcpu->arch.mmu->tlbs[ctx];
+}
+
+static inline unsigned tlb_index(gva_t va)
+{
+	return (va >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+static inline void *mem_host(struct vcpu *vcpu, gva_t va, unsigned len, bool write, enum exec *r)
+{
+	struct tlb *tlb = vcpu->arch.tlb;
+	unsigned i = tlb_index(va);
+	u64 off = va + (write ? tlb->write[i] : tlb->read[i]);
+
+	if (likely(off <= PAGE_SIZE - len))
+		return (void *)(va + tlb->delta[i]);
+	return mem_host_slow(vcpu, va, len, write, r);
+}
+
+/* Plain data loads and stores at CPL. size is 1, 2, 4 or 8; the value is zero-extended. */
+enum exec mem_load_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 *val);
+enum exec mem_store_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 val);
+
+static inline enum exec mem_load(struct vcpu *vcpu, gva_t va, unsigned size, u64 *val)
+{
+	struct tlb *tlb = vcpu->arch.tlb;
+	unsigned i = tlb_index(va);
+
+	if (likely(va + tlb->read[i] <= PAGE_SIZE - size) &&
+	    likely(host_load((void *)(va + tlb->delta[i]), size, val)))
+		return EXEC_OK;
+	return mem_load_slow(vcpu, va, size, val);
+}
+
+static inline enum exec mem_store(struct vcpu *vcpu, gva_t va, unsigned size, u64 val)
+{
+	struct tlb *tlb = vcpu->arch.tlb;
+	unsigned i = tlb_index(va);
+
+	if (likely(va + tlb->write[i] <= PAGE_SIZE - size) &&
+	    likely(host_store((void *)(va + tlb->delta[i]), size, val)))
+		return EXEC_OK;
+	return mem_store_slow(vcpu, va, size, val);
+}
+
+/*
+ * Logical to linear: limit and type checks outside 64-bit mode, canonical
+ * checks in it. #SS(0) for SEG_SS, #GP(0) otherwise.
+ */
+enum exec seg_linear_slow(struct vcpu *vcpu, enum seg seg, u64 off, unsigned size, bool write, gva_t *va);
+
+static inline enum exec seg_linear(struct vcpu *vcpu, enum seg seg, u64 off, unsigned size,
+				   bool write, gva_t *va)
+{
+	if (likely(in_64bit_mode(vcpu))) {
+		*va = off;
+		if (unlikely(seg >= SEG_FS))
+			*va += vcpu->arch.seg[seg].base;
+		if (likely(is_canonical(*va) && is_canonical(*va + size - 1)))
+			return EXEC_OK;
+	}
+	return seg_linear_slow(vcpu, seg, off, size, write, va);
+}
+
+#endif

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Data accesses of the CPU: the slow half of mem_load() and mem_store(), block
+ * transfers, and host pointers for code that executes on the client's memory.
+ *
+ * A failed access of the client's memory is EXEC_EFAULT, unless the thread was
+ * kicked while it slept in the fault (host_kicked): then nothing is wrong, and the
+ * instruction starts again once requests are handled.
+ */
+#include <string.h>
+
+#include "host/host.h"
+#include "x86/debug.h"
+#include "x86/mmu/mmu_internal.h"
+
+/* Where len bytes that do not cross a page are: RAM, or (host == NULL) something at gpa. */
+struct mem_ref {
+	u8 *host;
+	gpa_t gpa;
+};
+
+static enum exec access_failed(void)
+{
+	if (host_kicked) {
+		host_kicked = false;
+		return EXEC_RETRY;
+	}
+	return EXEC_EFAULT;
+}
+
+static bool data_bp_on_page(const struct vcpu *vcpu, gva_t va)
+{
+	u64 dr7 = vcpu->arch.eff_dr7;
+
+	if (likely(!(dr7 & 0xff)))
+		return false;
+	for (int i = 0; i < 4; i++)
+		if ((dr7 >> (i * 2) & 3) && (dr7 >> (16 + i * 4) & 3) &&
+		    (vcpu->arch.eff_dr[i] & PAGE_MASK) == (va & PAGE_MASK))
+			return true;
+	return false;
+}
+
+static void check_data_bp(struct vcpu *vcpu, gva_t va, unsigned len, unsigned access)
+{
+	if (unlikely(vcpu->arch.eff_dr7 & 0xff) && !(access & MMU_IMPLICIT))
+		debug_check_data_bp(vcpu, va, len, access & MMU_WRITE);
+}
+
+static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struct mem_ref *ref)
+{
+	struct tlb *tlb = tlb_for(vcpu, access);
+	unsigned i = tlb_index(va);
+	bool write = access & MMU_WRITE;
+	struct memslot *slot;
+	struct walk walk;
+	bool write_ok;
+	enum exec r;
+
+	if ((write ? tlb->write[i] : tlb->read[i]) + va < PAGE_SIZE && !(access & MMU_RMW)) {
+		ref->host = (u8 *)(va + tlb->delta[i]);
+		ref->gpa = ~0ull;
+		return EXEC_OK;
+	}
+	vcpu->stat.tlb_misses++;
+	r = mmu_walk(vcpu, va, access, &walk);
+	if (r != EXEC_OK)
+		return r;
+	ref->gpa = walk.gpa;
+	slot = mmu_find_slot(vcpu, walk.gpa);
+	if (!slot || (write && (slot->flags & KVM_MEM_READONLY))) {
+		ref->host = NULL;
+		return EXEC_OK;
+	}
+	ref->host = (u8 *)memslot_hva(slot, walk.gpa);
+	if (write) {
+		memslot_mark_dirty(vcpu, slot, walk.gpa >> PAGE_SHIFT);
+		if ((walk.gpa & PAGE_MASK) == vcpu->arch.code_page)
+			vcpu->arch.block_abort = true;
+	}
+	if (data_bp_on_page(vcpu, va))
+		return EXEC_OK;
+	write_ok = walk.writable && walk.dirty && !(slot->flags & KVM_MEM_READONLY) &&
+		   (write || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) &&
+		   !mmu_is_code_page(vcpu, walk.gpa & PAGE_MASK);
+	tlb_fill(vcpu, tlb, va, ref->host, write_ok, walk.page_shift);
+	return EXEC_OK;
+}
+
+static gva_t va_wrap(const struct vcpu *vcpu, gva_t va)
+{
+	return vcpu->arch.long_mode ? va : (u32)va;
+}
+
+/* One page's part of a transfer. MMIO goes out in naturally sized pieces of at most 8 bytes. */
+static enum exec piece_read(struct vcpu *vcpu, const struct mem_ref *ref, void *buf, unsigned len)
+{
+	u64 val;
+
+	if (ref->host) {
+		if (len == 1 || len == 2 || len == 4 || len == 8) {
+			if (!host_load(ref->host, len, &val))
+				return access_failed();
+			memcpy(buf, &val, len);
+			return EXEC_OK;
+		}
+		return host_copy(buf, ref->host, len) ? access_failed() : EXEC_OK;
+	}
+	for (unsigned done = 0; done < len;) {
+		unsigned n = min(len - done, 8u);
+		enum exec r = mmio_read(vcpu, ref->gpa + done, (u8 *)buf + done, n);
+
+		if (r != EXEC_OK)
+			return r;
+		done += n;
+	}
+	return EXEC_OK;
+}
+
+static enum exec piece_write(struct vcpu *vcpu, const struct mem_ref *ref, const void *buf, unsigned len)
+{
+	u64 val = 0;
+
+	if (ref->host) {
+		if (len == 1 || len == 2 || len == 4 || len == 8) {
+			memcpy(&val, buf, len);
+			return host_store(ref->host, len, val) ? EXEC_OK : access_failed();
+		}
+		return host_copy(ref->host, buf, len) ? access_failed() : EXEC_OK;
+	}
+	for (unsigned done = 0; done < len;) {
+		unsigned n = min(len - done, 8u);
+		enum exec r = mmio_write(vcpu, ref->gpa + done, (const u8 *)buf + done, n);
+
+		if (r != EXEC_OK)
+			return r;
+		done += n;
+	}
+	return EXEC_OK;
+}
+
+static unsigned first_part(gva_t va, unsigned len)
+{
+	return min(len, (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK)));
+}
+
+enum exec mem_read(struct vcpu *vcpu, gva_t va, void *buf, unsigned len, unsigned access)
+{
+	struct mem_ref ref[2];
+	gva_t start = va;
+	unsigned total = len;
+	enum exec r;
+
+	while (len) {
+		unsigned n = first_part(va, len);
+		unsigned n2 = min(len - n, (unsigned)PAGE_SIZE);
+
+		r = mem_resolve(vcpu, va, access, &ref[0]);
+		if (r == EXEC_OK && n2)
+			r = mem_resolve(vcpu, va_wrap(vcpu, va + n), access, &ref[1]);
+		if (r != EXEC_OK)
+			return r;
+		r = piece_read(vcpu, &ref[0], buf, n);
+		if (r == EXEC_OK && n2)
+			r = piece_read(vcpu, &ref[1], (u8 *)buf + n, n2);
+		if (r != EXEC_OK)
+			return r;
+		n += n2;
+		va = va_wrap(vcpu, va + n);
+		buf = (u8 *)buf + n;
+		len -= n;
+	}
+	check_data_bp(vcpu, start, total, access);
+	return EXEC_OK;
+}
+
+enum exec mem_probe_write(struct vcpu *vcpu, gva_t va, unsigned len, unsigned access)
+{
+	while (len) {
+		unsigned n = first_part(va, len);
+		struct mem_ref ref;
+		enum exec r = mem_resolve(vcpu, va, access | MMU_WRITE, &ref);
+
+		if (r != EXEC_OK)
+			return r;
+		va = va_wrap(vcpu, va + n);
+		len -= n;
+	}
+	return EXEC_OK;
+}
+
+enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, unsigned access)
+{
+	gva_t start = va;
+	unsigned total = len;
+	enum exec r;
+
+	access |= MMU_WRITE;
+	if (first_part(va, len) < len) {
+		r = mem_probe_write(vcpu, va, len, access);
+		if (r != EXEC_OK)
+			return r;
+	}
+	while (len) {
+		unsigned n = first_part(va, len);
+		struct mem_ref ref;
+
+		r = mem_resolve(vcpu, va, access, &ref);
+		if (r == EXEC_OK)
+			r = piece_write(vcpu, &ref, buf, n);
+		if (r != EXEC_OK)
+			return r;
+		va = va_wrap(vcpu, va + n);
+		buf = (const u8 *)buf + n;
+		len -= n;
+	}
+	check_data_bp(vcpu, start, total, access);
+	return EXEC_OK;
+}
+
+enum exec mem_load_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 *val)
+{
+	*val = 0;
+	return mem_read(vcpu, va, val, size, mmu_data_access(vcpu, MMU_READ));
+}
+
+enum exec mem_store_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 val)
+{
+	return mem_write(vcpu, va, &val, size, mmu_data_access(vcpu, MMU_WRITE));
+}
+
+void *mem_host_slow(struct vcpu *vcpu, gva_t va, unsigned len, bool write, enum exec *r)
+{
+	unsigned access = mmu_data_access(vcpu, write ? MMU_WRITE : MMU_READ);
+	struct tlb *tlb = vcpu->arch.tlb;
+	struct mem_ref ref;
+	u64 tag;
+
+	*r = EXEC_OK;
+	if (first_part(va, len) < len)
+		return NULL;
+	*r = mem_resolve(vcpu, va, access, &ref);
+	if (*r != EXEC_OK || !ref.host)
+		return NULL;
+	/* Untagged: stores there (or breakpoints) must be noticed one by one. */
+	tag = write ? tlb->write[tlb_index(va)] : tlb->read[tlb_index(va)];
+	return va + tag < PAGE_SIZE ? ref.host : NULL;
+}
+
+void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r)
+{
+	struct mem_ref ref;
+
+	*r = EXEC_OK;
+	if (first_part(va, len) < len)
+		return NULL;
+	*r = mem_resolve(vcpu, va, mmu_data_access(vcpu, MMU_WRITE), &ref);
+	if (*r != EXEC_OK)
+		return NULL;
+	if (ref.host)
+		check_data_bp(vcpu, va, len, MMU_WRITE);
+	return ref.host;
+}
+
+/* Outside 64-bit mode: what the segment's type and limit allow; in it, canonical form only. */
+static bool segment_permits(const struct vcpu *vcpu, enum seg seg, u64 off, unsigned size, bool write)
+{
+	const struct segment *s = &vcpu->arch.seg[seg];
+	u64 last = off + size - 1;
+
+	if (vcpu->arch.protected_mode) {
+		bool code = s->ar & BIT(3);
+
+		if ((s->ar & AR_UNUSABLE) || !(s->ar & AR_P))
+			return false;
+		if (write && (code || !(s->ar & BIT(1))))
+			return false;
+		if (!write && code && !(s->ar & BIT(1)))
+			return false;
+		if (!code && (s->ar & BIT(2))) { /* expand-down */
+			u64 top = s->ar & AR_DB ? 0xffffffffull : 0xffffull;
+
+			return off > s->limit && last <= top;
+		}
+	}
+	return last <= s->limit;
+}
+
+enum exec seg_linear_slow(struct vcpu *vcpu, enum seg seg, u64 off, unsigned size, bool write, gva_t *va)
+{
+	if (in_64bit_mode(vcpu))
+		return queue_exception_e(vcpu, seg == SEG_SS ? SS_VECTOR : GP_VECTOR, 0);
+	if (!segment_permits(vcpu, seg, off, size, write))
+		return queue_exception_e(vcpu, seg == SEG_SS ? SS_VECTOR : GP_VECTOR, 0);
+	*va = (u32)(vcpu->arch.seg[seg].base + off);
+	return EXEC_OK;
+}

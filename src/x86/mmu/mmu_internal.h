@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to x86/mmu. */
+#ifndef SOFTKVM_X86_MMU_INTERNAL_H
+#define SOFTKVM_X86_MMU_INTERNAL_H
+
+#include "x86/mmu.h"
+
+/* Result of a page walk. */
+struct walk {
+	gpa_t gpa;		/* of va itself */
+	u8 page_shift;		/* 12, 21, 22 or 30 */
+	bool writable;		/* a write at the same privilege would be allowed... */
+	bool dirty;		/* ...and the leaf is dirty already */
+};
+
+enum exec mmu_walk(struct vcpu *vcpu, gva_t va, unsigned access, struct walk *walk);
+
+static inline struct tlb *tlb_for(struct vcpu *vcpu, unsigned access)
+{
+	unsigned ctx = TLB_KERNEL;
+
+	if (access & MMU_USER)
+		ctx = TLB_USER;
+	else if (!(access & MMU_IMPLICIT) && (vcpu->arch.rflags & X86_EFLAGS_AC))
+		ctx = TLB_KERNEL_AC;
+	return &vcpu->arch.mmu->tlbs[ctx];
+}
+
+void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok,
+	      unsigned page_shift);
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* kvmclock and steal time; the per-vCPU entry points are in x86.h. */
+#ifndef SOFTKVM_X86_PVCLOCK_H
+#define SOFTKVM_X86_PVCLOCK_H
+
+#include "x86/x86.h"
+
+/* Factors so that ns = ((ticks << shift) * mul) >> 32, with a right shift if negative. */
+struct time_scale {
+	u32 mul;
+	s8 shift;
+};
+struct time_scale time_scale_of(u32 khz);
+u64 time_scale_ns(struct time_scale ts, u64 ticks);
+
+void pvclock_vm_init(struct vm *vm);	/* kvmclock reads 0 now */
+int vm_get_clock(struct vm *vm, struct kvm_clock_data *data);		/* 0 */
+int vm_set_clock(struct vm *vm, const struct kvm_clock_data *data);	/* 0 or -EINVAL */
+/* KVM_KVMCLOCK_CTRL: 0, or -EINVAL when the guest has no kvmclock. */
+int pvclock_set_stopped(struct vcpu *vcpu);
+/* The vCPU stops running for a while: in guest mode, before leaving it. */
+void steal_time_set_preempted(struct vcpu *vcpu);
+
+struct realtime_pair {
+	u64 realtime_ns;
+	u64 host_tsc;
+};
+/* CLOCK_REALTIME and the host's TSC, read as close together as possible. */
+struct realtime_pair realtime_and_tsc(void);
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Unit tests are linked with the whole library; the models under test here live on
+ * a fake clock. So every global name of the models and of the fakes gets a name
+ * of its own. Before any other include.
+ */
+#ifndef TESTS_UNIT_IRQCHIP_RENAME_H
+#define TESTS_UNIT_IRQCHIP_RENAME_H
+
+#define apic_accept fake_apic_accept
+#define apic_deliver fake_apic_deliver
+#define apic_eoi fake_apic_eoi
+#define apic_eoi_is_wanted fake_apic_eoi_is_wanted
+#define apic_highest_vector fake_apic_highest_vector
+#define apic_kick fake_apic_kick
+#define apic_local_deliver fake_apic_local_deliver
+#define apic_map_update fake_apic_map_update
+#define apic_maps_create fake_apic_maps_create
+#define apic_maps_destroy fake_apic_maps_destroy
+#define apic_match_dest fake_apic_match_dest
+#define apic_timer_current_count fake_apic_timer_current_count
+#define apic_timer_init fake_apic_timer_init
+#define apic_timer_lvtt_changed fake_apic_timer_lvtt_changed
+#define apic_timer_mode_mask fake_apic_timer_mode_mask
+#define apic_timer_restore fake_apic_timer_restore
+#define apic_timer_stop fake_apic_timer_stop
+#define apic_timer_write_count fake_apic_timer_write_count
+#define apic_timer_write_divide fake_apic_timer_write_divide
+#define arch_check_routing_entry fake_arch_check_routing_entry
+#define arch_irqchip_full fake_arch_irqchip_full
+#define arch_irqchip_in_kernel fake_arch_irqchip_in_kernel
+#define arch_routing_updated fake_arch_routing_updated
+#define arch_send_msi fake_arch_send_msi
+#define arch_set_routed_irq fake_arch_set_routed_irq
+#define guest_cpuid_has fake_guest_cpuid_has
+#define guest_tsc fake_guest_tsc
+#define guest_tsc_to_deadline_ns fake_guest_tsc_to_deadline_ns
+#define host_guest_current fake_host_guest_current
+#define host_now_ns fake_host_now_ns
+#define ioapic_create fake_ioapic_create
+#define ioapic_destroy fake_ioapic_destroy
+#define ioapic_eoi fake_ioapic_eoi
+#define ioapic_get fake_ioapic_get
+#define ioapic_handles_vector fake_ioapic_handles_vector
+#define ioapic_mmio_match fake_ioapic_mmio_match
+#define ioapic_mmio_read fake_ioapic_mmio_read
+#define ioapic_mmio_write fake_ioapic_mmio_write
+#define ioapic_set fake_ioapic_set
+#define ioapic_set_irq fake_ioapic_set_irq
+#define irqchip_accepts_extint fake_irqchip_accepts_extint
+#define irqchip_acked fake_irqchip_acked
+#define irqchip_create fake_irqchip_create
+#define irqchip_create_split fake_irqchip_create_split
+#define irqchip_destroy fake_irqchip_destroy
+#define irqchip_get_interrupt fake_irqchip_get_interrupt
+#define irqchip_get_state fake_irqchip_get_state
+#define irqchip_has_injectable_extint fake_irqchip_has_injectable_extint
+#define irqchip_has_interrupt fake_irqchip_has_interrupt
+#define irqchip_pio_match fake_irqchip_pio_match
+#define irqchip_pio_read fake_irqchip_pio_read
+#define irqchip_pio_write fake_irqchip_pio_write
+#define irqchip_set_state fake_irqchip_set_state
+#define irqchip_timers fake_irqchip_timers
+#define lapic_create fake_lapic_create
+#define lapic_destroy fake_lapic_destroy
+#define lapic_enabled fake_lapic_enabled
+#define lapic_get_base fake_lapic_get_base
+#define lapic_get_state fake_lapic_get_state
+#define lapic_get_tpr fake_lapic_get_tpr
+#define lapic_get_tscdeadline fake_lapic_get_tscdeadline
+#define lapic_highest_deliverable fake_lapic_highest_deliverable
+#define lapic_mmio_match fake_lapic_mmio_match
+#define lapic_mmio_read fake_lapic_mmio_read
+#define lapic_mmio_write fake_lapic_mmio_write
+#define lapic_pv_kick fake_lapic_pv_kick
+#define lapic_reset fake_lapic_reset
+#define lapic_send_pv_ipi fake_lapic_send_pv_ipi
+#define lapic_set_base fake_lapic_set_base
+#define lapic_set_pv_eoi fake_lapic_set_pv_eoi
+#define lapic_set_state fake_lapic_set_state
+#define lapic_set_tpr fake_lapic_set_tpr
+#define lapic_set_tscdeadline fake_lapic_set_tscdeadline
+#define lapic_sync_pv_eoi_from_guest fake_lapic_sync_pv_eoi_from_guest
+#define lapic_sync_pv_eoi_to_guest fake_lapic_sync_pv_eoi_to_guest
+#define lapic_timer_deadline fake_lapic_timer_deadline
+#define lapic_timer_fire fake_lapic_timer_fire
+#define lapic_x2apic_read fake_lapic_x2apic_read
+#define lapic_x2apic_write fake_lapic_x2apic_write
+#define msi_deliver fake_msi_deliver
+#define pic_create fake_pic_create
+#define pic_destroy fake_pic_destroy
+#define pic_get fake_pic_get
+#define pic_output fake_pic_output
+#define pic_port_match fake_pic_port_match
+#define pic_port_read fake_pic_port_read
+#define pic_port_write fake_pic_port_write
+#define pic_read_irq fake_pic_read_irq
+#define pic_set fake_pic_set
+#define pic_set_irq fake_pic_set_irq
+#define pit_create fake_pit_create
+#define pit_destroy fake_pit_destroy
+#define pit_get fake_pit_get
+#define pit_note_pin fake_pit_note_pin
+#define pit_pin_acked fake_pit_pin_acked
+#define pit_pin_unmasked fake_pit_pin_unmasked
+#define pit_port_match fake_pit_port_match
+#define pit_port_read fake_pit_port_read
+#define pit_port_write fake_pit_port_write
+#define pit_reinject_control fake_pit_reinject_control
+#define pit_set fake_pit_set
+#define vcpu_inject_nmi fake_vcpu_inject_nmi
+#define vcpu_kick fake_vcpu_kick
+#define vcpu_read_guest fake_vcpu_read_guest
+#define vcpu_write_guest fake_vcpu_write_guest
+#define vm_bug fake_vm_bug
+#define vm_irq_has_notifier fake_vm_irq_has_notifier
+#define vm_notify_acked_irq fake_vm_notify_acked_irq
+#define vm_set_default_routing fake_vm_set_default_routing
+#define vm_set_irq fake_vm_set_irq
+#define vm_timer_arm fake_vm_timer_arm
+#define vm_timer_cancel fake_vm_timer_cancel
+#define vm_timer_init fake_vm_timer_init
+#define vm_timers_create fake_vm_timers_create
+
+#endif
