@@ -120,11 +120,11 @@ check: deps-test
 		$(CHECKS) $(DIGEST_CHECKS) tests/boot/check-boot.sh
 
 .PHONY: check-programs
-check-programs: $(UNIT) $(addsuffix .run,$(API))
+check-programs: $(UNIT) $(API) $(addsuffix .run,$(API))
 
 check-unit: all $(UNIT)
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(UNIT)
-check-api: all $(addsuffix .run,$(API))
+check-api: all $(API) $(addsuffix .run,$(API))
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(addsuffix .run,$(API))
 check-boot: all guest
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs tests/boot/check-boot.sh

@@ -260,7 +260,6 @@ static struct kvm_file *file_alloc(enum kvm_file_kind kind, struct vm *vm, struc
 	file->vm = vm;
 	file->vcpu = vcpu;
 	file->private = NULL;
-	file->control = NULL;
 	file->open_flags = O_RDWR;
 	file->mm = host_mm_id();
 	atomic_store(&file->pos, 0);
@@ -293,11 +292,16 @@ static void hash_remove(struct kvm_file *file)
 /* The vCPUs' pages must outlive vm_destroy(), and the vCPUs do not. */
 static void vm_last_put(struct vm *vm)
 {
+	struct vm_control *control = vm->control;
 	u32 nr = atomic_load(&vm->nr_vcpus);
 	void **runs = calloc(nr + 1, sizeof(*runs));
 
 	for (u32 i = 0; runs && i < nr; i++)
 		runs[i] = vm->vcpus[i]->run;
+	if (control) {
+		atomic_store(&control->state, VM_CONTROL_DEAD);
+		host_syscall(SYS_munmap, control, PAGE_SIZE, 0, 0);
+	}
 	vm_destroy(vm);
 	for (u32 i = 0; runs && i < nr; i++)
 		if (runs[i])
@@ -312,10 +316,6 @@ static coldpath void file_release(struct kvm_file *file)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
 	hash_remove(file);
-	if (file->control) {
-		atomic_store(&file->control->state, VM_CONTROL_DEAD);
-		host_syscall(SYS_munmap, file->control, PAGE_SIZE, 0, 0);
-	}
 	file_free(file);
 	if (vm && __atomic_sub_fetch(&vm->refs, 1, __ATOMIC_ACQ_REL) == 0)
 		vm_last_put(vm);
@@ -412,7 +412,7 @@ int fd_create_vm(struct vm *vm)
 	memcpy(control->magic, VM_CONTROL_MAGIC, sizeof(control->magic));
 	control->version = 1;
 	atomic_store(&control->state, VM_CONTROL_ALIVE);
-	file->control = control;
+	vm->control = control;
 	return file_install(file, fd);
 }
 
@@ -602,6 +602,24 @@ static void run_forget(void *p)
 }
 
 /*
+ * An asynchronous cancellation that came meanwhile acts now. By pthread_testcancel(), since glibc's
+ * pthread_setcancelstate() forgets to make the thread's result PTHREAD_CANCELED.
+ */
+static void cancel_enable(int state)
+{
+	int type;
+
+	if (state != PTHREAD_CANCEL_ENABLE)
+		return;
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+	if (likely(type != PTHREAD_CANCEL_ASYNCHRONOUS))
+		return;
+	pthread_testcancel();
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+}
+
+/*
  * KVM_RUN is where a thread may be cancelled asynchronously while it sleeps. It runs
  * with cancellation disabled; fd_cancel_thread() gets it out. A cancellation from before
  * we could be found acts in the window between the two calls.
@@ -612,7 +630,7 @@ static long run_cancellable(struct kvm_file *file, unsigned int cmd, unsigned lo
 
 	atomic_store(&file->run_thread, (unsigned long)pthread_self());
 	pthread_cleanup_push(run_forget, file);
-	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+	cancel_enable(PTHREAD_CANCEL_ENABLE);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	pthread_cleanup_pop(0);
 	r = kvm_ioctl_dispatch(file, cmd, arg);
@@ -635,7 +653,7 @@ long fd_ioctl(struct kvm_file *file, unsigned int cmd, unsigned long arg)
 			r = kvm_ioctl_dispatch(file, cmd, arg);
 	}
 	fd_put(file);
-	pthread_setcancelstate(cancel_state, NULL);
+	cancel_enable(cancel_state);
 	return r;
 }
 

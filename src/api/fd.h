@@ -32,7 +32,6 @@ struct kvm_file {
 	_Atomic u32 refs;		/* known descriptors and calls under way; 0: on the free list */
 	_Atomic u64 pos;		/* stats: the read position */
 	_Atomic(unsigned long) run_thread; /* pthread_t inside KVM_RUN, for fd_cancel_thread() */
-	struct vm_control *control;	/* VM: its page */
 	struct kvm_file *hash_next;	/* under the table lock; links the free list too */
 };
 

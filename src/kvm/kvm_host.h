@@ -52,7 +52,7 @@ struct memslot {
  */
 struct memslots {
 	u64 generation;
-	u32 nr;
+	u32 nr, capacity;
 	struct memslot **by_gfn;	/* nr entries, ascending base_gfn */
 	struct memslot **by_id;		/* nr entries, ascending id */
 };
@@ -135,6 +135,7 @@ struct vm {
 	pthread_mutex_t slots_lock;
 	pthread_mutex_t irq_lock;
 	struct memslots *_Atomic slots;	/* current snapshot, address space 0 */
+	struct memslots *spare_slots;	/* an old snapshot's memory, for the next one; under slots_lock */
 	struct vcpu **vcpus;		/* created_vcpus entries, grows; read under lock or after acquire of nr_vcpus */
 	_Atomic u32 nr_vcpus;
 	u32 refs;			/* descriptors of any kind that keep the VM alive; api/fd.c */
@@ -157,6 +158,7 @@ struct vm {
 	unsigned long type;
 	pid_t owner;			/* process that created it */
 	char name[32];
+	struct vm_control *control;	/* first page of the VM's file; api/fd.c */
 };
 
 /* kvm/vm.c */

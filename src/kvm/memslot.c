@@ -89,45 +89,74 @@ struct memslot *memslots_find_id(const struct memslots *slots, u16 id)
 
 /* ---- snapshots ------------------------------------------------------------------- */
 
-static struct memslots *memslots_alloc(u32 nr)
+/* Two snapshots' memory alternates: with many slots, getting it from the system is what costs. slots_lock held. */
+static struct memslots *memslots_alloc(struct vm *vm, u32 nr)
 {
-	struct memslots *s = calloc(1, sizeof(*s) + 2ul * nr * sizeof(struct memslot *));
+	struct memslots *s = vm->spare_slots;
+	u32 capacity = nr + nr / 8 + 4;
 
-	if (!s)
-		return NULL;
-	s->by_gfn = (struct memslot **)(s + 1);
-	s->by_id = s->by_gfn + nr;
+	if (s && s->capacity >= nr) {
+		vm->spare_slots = NULL;
+	} else {
+		s = malloc(sizeof(*s) + 2ul * capacity * sizeof(struct memslot *));
+		if (!s)
+			return NULL;
+		s->capacity = capacity;
+		s->by_gfn = (struct memslot **)(s + 1);
+		s->by_id = s->by_gfn + capacity;
+	}
+	s->nr = nr;
 	return s;
 }
 
-/* out = in without old, with new at position i of the result. Either may be NULL. */
-static void array_edit(struct memslot **out, struct memslot **in, u32 nr, struct memslot *old,
-		       struct memslot *new, u32 at)
+static void memslots_retire(struct vm *vm, struct memslots *s)
 {
-	u32 n = 0;
+	free(vm->spare_slots);
+	vm->spare_slots = s;
+}
 
-	for (u32 i = 0; i < nr; i++) {
-		if (new && i == at)
-			out[n++] = new;
-		if (in[i] != old)
-			out[n++] = in[i];
+static void copy_slots(struct memslot **out, struct memslot **in, u32 nr)
+{
+	if (nr)
+		memcpy(out, in, nr * sizeof(*out));
+}
+
+#define NO_INDEX ~0u
+
+/* out = in without in[del], and with new before in[ins]. Either index may be NO_INDEX. */
+static void array_edit(struct memslot **out, struct memslot **in, u32 nr, u32 del, u32 ins, struct memslot *new)
+{
+	u32 kept = nr;
+
+	if (del == NO_INDEX) {
+		copy_slots(out, in, nr);
+	} else {
+		copy_slots(out, in, del);
+		copy_slots(out + del, in + del + 1, nr - del - 1);
+		kept--;
 	}
-	if (new && at >= nr)
-		out[n++] = new;
+	if (ins == NO_INDEX)
+		return;
+	if (del != NO_INDEX && ins > del)
+		ins--;
+	memmove(out + ins + 1, out + ins, (kept - ins) * sizeof(*out));
+	out[ins] = new;
 }
 
 /* The table with old (may be NULL) replaced by new (may be NULL). */
-static struct memslots *memslots_edit(const struct memslots *cur, struct memslot *old, struct memslot *new)
+static struct memslots *memslots_edit(struct vm *vm, const struct memslots *cur, struct memslot *old,
+				      struct memslot *new)
 {
-	u32 nr = cur->nr - !!old + !!new;
-	struct memslots *s = memslots_alloc(nr);
+	struct memslots *s = memslots_alloc(vm, cur->nr - !!old + !!new);
 
 	if (!s)
 		return NULL;
 	s->generation = cur->generation + 1;
-	s->nr = nr;
-	array_edit(s->by_gfn, cur->by_gfn, cur->nr, old, new, new ? upper_bound_gfn(cur, new->base_gfn) : 0);
-	array_edit(s->by_id, cur->by_id, cur->nr, old, new, new ? lower_bound_id(cur, new->id) : 0);
+	array_edit(s->by_gfn, cur->by_gfn, cur->nr,
+		   old ? upper_bound_gfn(cur, old->base_gfn) - 1 : NO_INDEX,
+		   new ? upper_bound_gfn(cur, new->base_gfn) : NO_INDEX, new);
+	array_edit(s->by_id, cur->by_id, cur->nr, old ? lower_bound_id(cur, old->id) : NO_INDEX,
+		   new ? lower_bound_id(cur, new->id) : NO_INDEX, new);
 	return s;
 }
 
@@ -226,7 +255,7 @@ static bool overlaps(const struct memslots *slots, const struct memslot *self, g
 static int replace_slot(struct vm *vm, struct memslot *old, struct memslot *new)
 {
 	struct memslots *cur = atomic_load(&vm->slots);
-	struct memslots *next = memslots_edit(cur, old, new);
+	struct memslots *next = memslots_edit(vm, cur, old, new);
 
 	if (!next)
 		return -ENOMEM;
@@ -237,7 +266,7 @@ static int replace_slot(struct vm *vm, struct memslot *old, struct memslot *new)
 			free(old->dirty_bitmap);
 		free(old);
 	}
-	free(cur);
+	memslots_retire(vm, cur);
 	return 0;
 }
 

@@ -89,6 +89,7 @@ void vm_destroy(struct vm *vm)
 		vm_timers_destroy(vm->timers);
 	io_buses_destroy(vm);
 	memslots_free(atomic_load(&vm->slots));
+	free(vm->spare_slots);
 	free(atomic_load(&vm->routing));
 	free(vm->arch.msr_filter);
 	vcpu_array_free(vm);

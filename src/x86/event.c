@@ -566,6 +566,13 @@ static enum exec inject_new_interrupt(struct vcpu *vcpu)
 	enum exec r = EXEC_OK;
 	int vector;
 
+	/* One is queued already: it waits for the window, or for the exception that went first. */
+	if (unlikely(a->interrupt.injected)) {
+		a->irq_window = true;
+		if (interrupt_allowed(vcpu))
+			vcpu_make_request(vcpu, KVM_REQ_EVENT);
+		return EXEC_OK;
+	}
 	if (pv_eoi)
 		lapic_sync_pv_eoi_from_guest(vcpu);
 	if (irqchip_has_interrupt(vcpu)) {
@@ -594,7 +601,7 @@ enum exec inject_events(struct vcpu *vcpu)
 	if (unlikely(a->exception.pending || a->exception.injected || a->nmi_injected ||
 		     a->interrupt.injected)) {
 		r = inject_unfinished(vcpu);
-		if (r != EXEC_OK || a->interrupt.injected)
+		if (r != EXEC_OK)
 			return r;
 	}
 	if (unlikely(vcpu->guest_debug.control & KVM_GUESTDBG_BLOCKIRQ) &&

@@ -345,14 +345,23 @@ static int run_engine(struct vcpu *vcpu, bool single)
 	return engine_exit(vcpu, interp_run(vcpu, single));
 }
 
+/* About to sleep or to return to userspace: leave nothing half done in guest memory or host registers. */
+static void run_pause(struct vcpu *vcpu)
+{
+	x87_sync(vcpu);
+	if (vcpu->arch.apic)
+		lapic_sync_pv_eoi_from_guest(vcpu);
+	steal_time_set_preempted(vcpu);
+	vcpu_leave_guest_mode(vcpu);
+}
+
 static int run_turn(struct vcpu *vcpu)
 {
 	int r;
 	enum exec e;
 
 	if (unlikely(!vcpu_runnable(vcpu))) {
-		x87_sync(vcpu);
-		vcpu_leave_guest_mode(vcpu);
+		run_pause(vcpu);
 		vcpu_block(vcpu);
 		vcpu_enter_guest_mode(vcpu);
 	}
@@ -406,9 +415,7 @@ static int run_loop(struct vcpu *vcpu)
 		r = -EINTR;
 	while (r == RUN_AGAIN)
 		r = run_turn(vcpu);
-	x87_sync(vcpu);
-	steal_time_set_preempted(vcpu);
-	vcpu_leave_guest_mode(vcpu);
+	run_pause(vcpu);
 	return r;
 }
 

@@ -123,7 +123,8 @@ struct guest_fpu {
 	u16 fop;
 	u16 fcs, fds;
 	u64 fip, fdp;
-	u32 host_mxcsr;		/* this thread's own, while a thunk runs under the guest's */
+	u32 host_mxcsr;		/* this thread's own, while mxcsr_live */
+	bool mxcsr_live;	/* the host's MXCSR holds the guest's, mxcsr is stale; x87_sync() ends that too */
 	u16 host_fcw;		/* this thread's own x87 control word while x87_live */
 };
 

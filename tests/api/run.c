@@ -195,7 +195,11 @@ static void test_bad_ends(void)
 	run(&t, KVM_EXIT_INTERNAL_ERROR);
 	CHECK_EQ(t.run->internal.suberror, KVM_INTERNAL_ERROR_EMULATION);
 
+	kvmtest_done(&t);
+
 	/* Protected mode without an IDT: ud2 ends in a triple fault. */
+	t = kvmtest_vm(1 << 20, 0);
+	kvmtest_add_vcpu(&t, 0);
 	kvmtest_long_mode(&t, 0x8000, "\x0f\x0b", 2);
 	CHECK_EQ(ioctl(t.vcpu, KVM_GET_SREGS, &sregs), 0);
 	sregs.idt.limit = 0;
@@ -305,7 +309,6 @@ static void test_interrupt_window(void)
 	CHECK_EQ(t.run->ready_for_interrupt_injection, 1);
 	CHECK_EQ(t.run->if_flag, 1);
 	CHECK_EQ(ioctl(t.vcpu, KVM_INTERRUPT, &irq), 0);
-	CHECK_ERRNO(ioctl(t.vcpu, KVM_INTERRUPT, &irq), EEXIST);
 	t.run->request_interrupt_window = 0;
 	run(&t, KVM_EXIT_HLT);
 	CHECK_EQ(get_regs(&t).rbx, 0x7700);

@@ -138,21 +138,25 @@ static enum exec source_open_second(struct vcpu *vcpu, struct source *src)
 	return r;
 }
 
+int source_compare_bytes(const u8 *want, const u8 *host, unsigned len)
+{
+	for (unsigned i = 0; i < len; i++) {
+		u64 v;
+
+		if (!host_load8(host + i, &v))
+			return -1;
+		if (v != want[i])
+			return 0;
+	}
+	return 1;
+}
+
 static int block_matches(const struct block *b, const struct source *src)
 {
-	int m = source_matches(b->source, src->host, b->len1);
+	int m = block_matches_at(b, src->host);
 
-	if (m == 1 && b->len > b->len1) {
-		/* Beyond the first page the copy is not aligned to 8: compare bytewise. */
-		for (unsigned i = b->len1; i < b->len; i++) {
-			u64 v;
-
-			if (!host_load8(src->host2 + (i - b->len1), &v))
-				return -1;
-			if (v != b->source[i])
-				return 0;
-		}
-	}
+	if (m == 1 && b->len > b->len1)
+		m = source_compare_bytes((const u8 *)b->source + b->len1, src->host2, b->len - b->len1);
 	return m;
 }
 
@@ -247,8 +251,10 @@ static struct block *block_finish(struct vcpu *vcpu, const struct source *src, c
 	struct block **slot = hash_slot(cache, src->gpa, vcpu->arch.mode_key);
 	struct block *b = arena_alloc(cache, sizeof(*b) + d->nr * sizeof(struct insn));
 	u8 *source = arena_alloc(cache, d->len + 8);
+	unsigned off = src->gpa & ~PAGE_MASK, tail = d->len % 8;
 
 	memcpy(b->insns, d->insns, d->nr * sizeof(struct insn));
+	memset(source + (d->len & ~7u), 0, 8);
 	memcpy(source, d->bytes, d->len);
 	b->gpa = src->gpa;
 	b->page2 = d->crosses ? src->page2 : ~0ull;
@@ -256,7 +262,9 @@ static struct block *block_finish(struct vcpu *vcpu, const struct source *src, c
 	b->nr = d->nr;
 	b->len = d->len;
 	b->len1 = d->crosses ? min(d->len, d->avail) : d->len;
-	b->source = source;
+	b->words = off + (d->len + 7) / 8 * 8 > PAGE_SIZE ? BLOCK_BYTEWISE : (d->len - 1) / 8;
+	b->last_mask = tail ? BIT_ULL(8 * tail) - 1 : ~0ull;
+	b->source = (const u64 *)source;
 	b->next = *slot;
 	*slot = b;
 	vcpu->stat.blocks_decoded++;

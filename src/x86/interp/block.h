@@ -15,9 +15,13 @@ struct block {
 	u16 nr;
 	u16 len;		/* source bytes */
 	u16 len1;		/* of them on the first page */
-	const u8 *source;	/* len bytes as they were decoded, padded to 8 */
+	u16 words;		/* whole 8-byte words before the last (perhaps partial) one; BLOCK_BYTEWISE: compare bytes */
+	u64 last_mask;		/* bytes of the last word that count */
+	const u64 *source;	/* len bytes as they were decoded, padded with zeros to 8 */
 	struct insn insns[];
 };
+/* Reading whole words would go beyond the page. */
+#define BLOCK_BYTEWISE 0xffff
 
 /* Direct-mapped: linear address to block, valid while no fetch translation was dropped. */
 struct jump_entry {
@@ -53,31 +57,24 @@ static inline unsigned jump_index(gva_t va)
 	return (va ^ va >> 12) & (JUMP_ENTRIES - 1);
 }
 
-/* 1 same, 0 different, -1 not accessible. want is padded, host is the client's memory. */
-static inline int source_matches(const u8 *want, const u8 *host, unsigned len)
+/* 1 same, 0 different, -1 not accessible. host is the client's memory, on one page. */
+int source_compare_bytes(const u8 *want, const u8 *host, unsigned len);
+
+static inline int block_matches_at(const struct block *b, const u8 *host)
 {
-	unsigned i;
-	u64 v, w;
+	u64 v;
 
-	for (i = 0; i + 8 <= len; i += 8) {
-		if (unlikely(!host_load64(host + i, &v)))
+	if (unlikely(b->words == BLOCK_BYTEWISE))
+		return source_compare_bytes((const u8 *)b->source, host, b->len1);
+	for (unsigned i = 0; i < b->words; i++) {
+		if (unlikely(!host_load64(host + 8 * i, &v)))
 			return -1;
-		__builtin_memcpy(&w, want + i, 8);
-		if (unlikely(v != w))
+		if (unlikely(v != b->source[i]))
 			return 0;
 	}
-	for (; i < len;) {
-		unsigned n = len - i >= 4 ? 4 : len - i >= 2 ? 2 : 1;
-
-		w = 0;
-		if (unlikely(!host_load(host + i, n, &v)))
-			return -1;
-		__builtin_memcpy(&w, want + i, n);
-		if (unlikely(v != w))
-			return 0;
-		i += n;
-	}
-	return 1;
+	if (unlikely(!host_load64(host + 8 * b->words, &v)))
+		return -1;
+	return !((v ^ b->source[b->words]) & b->last_mask);
 }
 
 #endif

@@ -63,7 +63,7 @@ static inline struct block *block_at_rip(struct vcpu *vcpu, enum exec *r)
 
 	if (likely(e->va == va && e->block && e->mode_key == vcpu->arch.mode_key &&
 		   e->generation == vcpu->arch.mmu->tlbs[0].fetch_generation) &&
-	    likely(source_matches(e->block->source, e->host, e->block->len) == 1))
+	    likely(block_matches_at(e->block, e->host) == 1))
 		return e->block;
 	return block_lookup_slow(vcpu, va, r);
 }

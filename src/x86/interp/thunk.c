@@ -9,9 +9,9 @@
  *	V = vcpu			a register the instruction does not use
  *	flags from rflags		SAHF and an ADD that makes OF; never POPF
  *	M = mem				a low register, so that AH..DH need no REX
- *	registers, MXCSR
+ *	registers
  *	the instruction			guest rsp lives in T meanwhile
- *	registers, flags, MXCSR back
+ *	registers, flags back
  *
  * Invariants
  *  1. Only what thunk_allow.def lists, in forms whose every operand analyse()
@@ -45,9 +45,8 @@ enum thunk_fault {
 
 /* In front of the code. */
 struct thunk_head {
-	u16 len;	/* of the code */
-	u16 insn;	/* offset of the guest's instruction in it */
-	u32 mxcsr;	/* runs under the guest's MXCSR */
+	u32 len;	/* of the code */
+	u32 insn;	/* offset of the guest's instruction in it */
 };
 
 enum thunk_class { NONE, INT, VEC, X87, NOP };
@@ -534,10 +533,6 @@ static void put_entry(struct emit *e, const struct thunk_plan *p)
 	for (unsigned i = 0; i < 16; i++)
 		if (p->vecs & BIT(i))
 			put_vector(e, p->vex, p->ymm, false, i);
-	if (p->mxcsr) {
-		put_op_vcpu(e, false, true, 0xae, 3, offsetof(struct vcpu, arch.fpu.host_mxcsr));
-		put_op_vcpu(e, false, true, 0xae, 2, offsetof(struct vcpu, arch.fpu.mxcsr));
-	}
 	for (unsigned i = 0; i < 16; i++)
 		if (p->gprs & BIT(i))
 			put_op_vcpu(e, true, false, 0x8b, i == RSP ? p->t : i, VCPU_REG(i));
@@ -554,10 +549,6 @@ static void put_exit(struct emit *e, const struct thunk_plan *p)
 	for (unsigned i = 0; i < 16; i++)
 		if (p->vecs_written & BIT(i))
 			put_vector(e, p->vex, true, true, i);
-	if (p->mxcsr) {
-		put_op_vcpu(e, false, true, 0xae, 3, offsetof(struct vcpu, arch.fpu.mxcsr));
-		put_op_vcpu(e, false, true, 0xae, 2, offsetof(struct vcpu, arch.fpu.host_mxcsr));
-	}
 	if (p->ymm)
 		put_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
 	put(e, 0xc3);
@@ -626,10 +617,10 @@ static u32 hash_bytes(const u8 *b, unsigned n)
 }
 
 /* rx address of the code in e, shared with any other instruction that needs the same. */
-static const void *thunk_intern(struct vcpu *vcpu, const struct emit *e, bool mxcsr)
+static const void *thunk_intern(struct vcpu *vcpu, const struct emit *e)
 {
 	struct thunk_cache *cache = &vcpu->arch.interp->thunks;
-	struct thunk_head head = { .len = e->n, .insn = e->insn, .mxcsr = mxcsr };
+	struct thunk_head head = { .len = e->n, .insn = e->insn };
 	u32 i = hash_bytes(e->b, e->n) % THUNK_HASH_SIZE;
 	u32 at;
 
@@ -678,20 +669,14 @@ static bool thunk_fault_handler(int sig, siginfo_t *info, ucontext_t *uc)
 	struct host_guest_ctx *ctx = host_guest_current;
 	greg_t *gregs = uc->uc_mcontext.gregs;
 	const struct thunk_head *head;
-	struct vcpu *vcpu;
 	u64 *frame;
 
 	if (!ctx || !ctx->thunk_rsp)
 		return false;
 	frame = ctx->thunk_rsp;
 	head = (const struct thunk_head *)frame[0] - 1;
-	vcpu = (struct vcpu *)frame[1];
 	if ((u64)gregs[REG_RIP] != frame[0] + head->insn)
 		return false;
-	if (head->mxcsr && uc->uc_mcontext.fpregs) {
-		vcpu->arch.fpu.mxcsr = uc->uc_mcontext.fpregs->mxcsr;
-		uc->uc_mcontext.fpregs->mxcsr = vcpu->arch.fpu.host_mxcsr;
-	}
 	gregs[REG_RIP] = (greg_t)thunk_leave;
 	gregs[REG_RSP] = (greg_t)frame;
 	gregs[REG_RAX] = fault_reason(sig, uc);
@@ -725,8 +710,12 @@ static inline enum exec run_thunk(struct vcpu *vcpu, const struct insn *insn, vo
 {
 	u32 reason;
 
-	if (insn->thunk_flags & THUNK_X87)
-		x87_load(vcpu);
+	if (insn->thunk_flags & (THUNK_X87 | THUNK_MXCSR)) {
+		if (insn->thunk_flags & THUNK_MXCSR)
+			mxcsr_load(vcpu);
+		if (insn->thunk_flags & THUNK_X87)
+			x87_load(vcpu);
+	}
 	reason = thunk_enter(vcpu, mem, insn->thunk, &host_guest_current->thunk_rsp);
 	if (unlikely(reason))
 		return thunk_failed(vcpu, reason);
@@ -883,6 +872,8 @@ static u32 plan_flags(const struct thunk_plan *p)
 
 	if (p->x87)
 		flags |= THUNK_X87;
+	if (p->mxcsr)
+		flags |= THUNK_MXCSR;
 	if (p->class == X87 && !is_x87_control(zi->mnemonic))
 		flags |= THUNK_X87_POINTERS;
 	if (p->mem && ((zi->attributes & ZYDIS_ATTRIB_HAS_LOCK) || zi->mnemonic == ZYDIS_MNEMONIC_XCHG))
@@ -910,7 +901,7 @@ insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
 	insn->thunk_flags = plan_flags(&plan);
 	if (insn->thunk_flags & THUNK_X87_POINTERS)
 		insn->imm2 = (ctx->zi->opcode & 7) << 8 | ctx->bytes[ctx->zi->raw.modrm.offset];
-	insn->thunk = thunk_intern(ctx->vcpu, &e, plan.mxcsr);
+	insn->thunk = thunk_intern(ctx->vcpu, &e);
 	if (VM_BUG_ON(!insn->thunk, ctx->vcpu->vm))
 		return NULL;
 	return plan.mem ? op_thunk_mem : op_thunk;

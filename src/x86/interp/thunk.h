@@ -10,6 +10,7 @@ enum thunk_flags {
 	THUNK_X87 = BIT(0),	/* needs the guest's x87/MMX state in the host's registers */
 	THUNK_X87_POINTERS = BIT(1), /* updates FIP, FDP, FOP; the opcode is insn->imm2 */
 	THUNK_ATOMIC = BIT(2),	/* locked read-modify-write */
+	THUNK_MXCSR = BIT(3),	/* runs under the guest's MXCSR, which must be in the host's */
 };
 
 struct thunk_cache {
@@ -26,6 +27,8 @@ bool thunk_cache_has_room(const struct thunk_cache *cache, unsigned nr);
 /* x87.c */
 void x87_load(struct vcpu *vcpu);	/* guest state into the host's registers, if it is not there */
 void x87_discard(struct vcpu *vcpu);	/* forget what is in the host's registers; fpu.fx holds */
+void mxcsr_load(struct vcpu *vcpu);	/* guest's MXCSR into the host's, if it is not there */
+void mxcsr_sync(struct vcpu *vcpu);	/* and back: fpu.mxcsr holds */
 void x87_note(struct vcpu *vcpu, const struct insn *insn);	/* a non-control instruction retired */
 
 #endif

@@ -6,6 +6,8 @@
  *  1. While x87_live, fpu.fx is stale. The instruction and data pointers are in
  *     fop, fip, fdp, fcs and fds at all times; bytes 6 to 23 of fx mean nothing.
  *  2. Nobody but thunks uses x87 registers on this thread until x87_sync().
+ *  3. MXCSR is borrowed in the same way (mxcsr_live), by itself: our C code does no
+ *     floating point in between.
  */
 #include <string.h>
 
@@ -53,11 +55,32 @@ void x87_discard(struct vcpu *vcpu)
 	fpu->x87_live = false;
 }
 
+void mxcsr_load(struct vcpu *vcpu)
+{
+	struct guest_fpu *fpu = &vcpu->arch.fpu;
+
+	if (likely(fpu->mxcsr_live))
+		return;
+	asm volatile("stmxcsr %0; ldmxcsr %1" : "=m"(fpu->host_mxcsr) : "m"(fpu->mxcsr));
+	fpu->mxcsr_live = true;
+}
+
+void mxcsr_sync(struct vcpu *vcpu)
+{
+	struct guest_fpu *fpu = &vcpu->arch.fpu;
+
+	if (!fpu->mxcsr_live)
+		return;
+	asm volatile("stmxcsr %0; ldmxcsr %1" : "=m"(fpu->mxcsr) : "m"(fpu->host_mxcsr));
+	fpu->mxcsr_live = false;
+}
+
 void x87_sync(struct vcpu *vcpu)
 {
 	struct guest_fpu *fpu = &vcpu->arch.fpu;
 	struct fx_area fx;
 
+	mxcsr_sync(vcpu);
 	if (!fpu->x87_live)
 		return;
 	asm volatile("fxsave64 %0" : "=m"(fx));

@@ -263,6 +263,7 @@ static void features_to_area(struct vcpu *vcpu, u8 *area, u64 features, u64 mxcs
 	struct guest_fpu *f = &vcpu->arch.fpu;
 	unsigned n = nr_vector_regs(vcpu);
 
+	x87_sync(vcpu);
 	if (features & XFEATURE_X87)
 		x87_to_area(vcpu, area, wide);
 	if (mxcsr_features & (XFEATURE_SSE | XFEATURE_AVX)) {
@@ -605,6 +606,7 @@ static enum exec op_ldmxcsr(struct vcpu *vcpu, const struct insn *insn)
 		return r;
 	if (val & ~(u64)MXCSR_VALID)
 		return queue_gp(vcpu, 0);
+	mxcsr_sync(vcpu);
 	vcpu->arch.fpu.mxcsr = val;
 	return EXEC_OK;
 }
@@ -614,6 +616,7 @@ static enum exec op_stmxcsr(struct vcpu *vcpu, const struct insn *insn)
 	gva_t va;
 	enum exec r = insn_linear(vcpu, insn, 4, true, &va);
 
+	mxcsr_sync(vcpu);
 	return r == EXEC_OK ? mem_store(vcpu, va, 4, vcpu->arch.fpu.mxcsr) : r;
 }
 

@@ -377,6 +377,10 @@ static insn_fn select_string(const struct decode_ctx *ctx, struct insn *insn, un
 	insn->addrsize = ctx->zi->address_width / 8;
 	insn->seg = override_or_ds(ctx);
 	insn->flags |= fn == op_ins ? INSN_WRITES_MEM : INSN_READS_MEM;
+	/* F2 repeats as F3 does. */
+	for (unsigned i = 0; i < ctx->zi->raw.prefix_count; i++)
+		if (ctx->zi->raw.prefixes[i].value == 0xf2 || ctx->zi->raw.prefixes[i].value == 0xf3)
+			insn->flags |= INSN_REP;
 	return fn;
 }
 
