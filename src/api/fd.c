@@ -196,7 +196,7 @@ static struct kvm_file *slot_get(int fd)
 	return NULL;
 }
 
-/* Point a slot at file, whose reference the slot takes over. False (no memory): the reference is still the caller's. */
+/* The slot takes over the caller's reference. False (no memory, not owned): it is still the caller's. */
 static bool slot_set(int fd, struct kvm_file *file)
 {
 	slot_t *s = owned() ? slot_make(fd) : NULL;
@@ -748,7 +748,8 @@ ssize_t fd_stats_read(struct kvm_file *file, void *buf, size_t count, const off_
 
 	if (off && *off < 0)
 		return -EINVAL;
-	if (!file->vm || file->mm != host_mm_id())
+	/* A forked child sees what was counted before the fork. */
+	if (!file->vm)
 		return 0;
 	n = stats_copy(file, buf, min(count, (size_t)1 << 20), off ? (u64)*off : atomic_load(&file->pos));
 	if (n > 0 && !off)

@@ -58,9 +58,9 @@ struct vm_control {
 int fd_create_system(int flags);
 int fd_create_vm(struct vm *vm);
 /*
- * Creates the vCPU's file (VCPU_FILE_SIZE, sparse), maps all of it and sets vcpu->fd, vcpu->run and vcpu->pio_data;
- * the dirty ring's pages follow in the same mapping. Unmapped here after vm_destroy(). The caller publishes the vCPU
- * (vm->vcpus) afterwards, which cannot fail.
+ * Creates the vCPU's file (VCPU_FILE_SIZE, sparse), maps all of it and sets vcpu->fd, vcpu->run
+ * and vcpu->pio_data; the dirty ring's pages follow in the same mapping. Unmapped here after
+ * vm_destroy(). The caller publishes the vCPU (vm->vcpus) afterwards, which cannot fail.
  */
 int fd_create_vcpu(struct vcpu *vcpu);
 /* vcpu NULL: the VM's. */
@@ -76,8 +76,8 @@ bool fd_maybe_ours(int fd);
 int fd_check_alive(const struct kvm_file *file);
 
 /*
- * For wrappers of close, dup and friends, around the real call: detach before the number can be reused, put after
- * (NULL is fine), dup once the new descriptor exists.
+ * For wrappers of close, dup and friends, around the real call: detach before the number can be
+ * reused, put after (NULL is fine), dup once the new descriptor exists.
  */
 struct kvm_file *fd_detach(int fd);
 void fd_reattach(int fd, struct kvm_file *file);

@@ -6,7 +6,6 @@
  */
 #include "shim/shim.h"
 
-#include <linux/close_range.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -108,8 +107,11 @@ shim_public int close(int fd)
 
 long shim_close_range(unsigned first, unsigned last, unsigned flags)
 {
-	/* Setting close-on-exec closes nothing; an unshared table leaves the others' descriptors open. */
-	if (!(flags & (CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)) && first <= last)
+	/*
+	 * Setting close-on-exec closes nothing; an unshared table leaves the others' descriptors open; a
+	 * kernel before 5.9, which the second call finds out about, does nothing either.
+	 */
+	if (!flags && first <= last && !host_syscall(SYS_close_range, ~0u, ~0u, 0, 0))
 		fd_detach_range(first, last);
 	return host_syscall(SYS_close_range, first, last, flags, 0);
 }

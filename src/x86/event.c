@@ -385,7 +385,11 @@ enum exec deliver_event(struct vcpu *vcpu, u8 vector, enum event_type type, bool
 	if (type == EVENT_EXCEPTION && !e->injected)
 		*e = (struct pending_exception){ .injected = true, .vector = vector,
 			.has_error_code = has_error, .error_code = error_code };
-	d.flags = vcpu->arch.rflags | (pushes_rf(&d) ? X86_EFLAGS_RF : 0);
+	d.flags = vcpu->arch.rflags;
+	if (pushes_rf(&d))
+		d.flags |= X86_EFLAGS_RF;
+	else if (is_soft(&d)) /* the instruction has completed */
+		d.flags &= ~(u64)X86_EFLAGS_RF;
 	if (protected)
 		r = deliver_idt(vcpu, &d);
 	else

@@ -32,7 +32,7 @@ cp "$(command -v busybox)" "$root/bin/busybox"
 for applet in sh mount cat dmesg uname poweroff reboot sleep grep echo ls dd mknod head sha256sum seq; do
 	ln -s busybox "$root/bin/$applet"
 done
-${CC:-gcc} -O2 -static -o "$root/bin/guest-tool" "$here/guest-tool.c"
+${CC:-gcc} -O2 -static -pthread -D_GNU_SOURCE -o "$root/bin/guest-tool" "$here/guest-tool.c"
 cp "$here/init" "$root/init"
 chmod 755 "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$out/initrd.gz.new"

@@ -82,7 +82,7 @@ static bool analyse_gpr(struct thunk_plan *p, const ZydisDecodedOperand *op, u8 
 	p->gpr_operand = true;
 	if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 		p->gprs_written |= BIT(r);
-	p->high8 |= high8;
+	p->high8 |= high8 && op->encoding != ZYDIS_OPERAND_ENCODING_NONE;
 	return true;
 }
 

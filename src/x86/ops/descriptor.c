@@ -67,7 +67,7 @@ static bool descriptor_address(const struct vcpu *vcpu, u16 selector, unsigned s
 	u32 limit = a->gdt.limit;
 
 	if (selector & 4) {
-		if ((ldt->ar & AR_UNUSABLE) || SEL_NULL(ldt->selector))
+		if ((ldt->ar & AR_UNUSABLE) || !(ldt->ar & AR_P))
 			return false;
 		base = ldt->base;
 		limit = ldt->limit;

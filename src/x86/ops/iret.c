@@ -456,11 +456,8 @@ insn_fn iret_select(const struct decode_ctx *ctx, struct insn *insn)
 	case ZYDIS_MNEMONIC_POPFQ: return select_sized(insn, 8, op_popf);
 	case ZYDIS_MNEMONIC_CLI: return op_cli;
 	case ZYDIS_MNEMONIC_STI: return select_end(insn, 0, op_sti);
-	case ZYDIS_MNEMONIC_LAHF:
-	case ZYDIS_MNEMONIC_SAHF:
-		if (in_64bit_mode(vcpu) && !guest_cpuid_has(vcpu, 0x80000001, 0, CPUID_ECX, 0))
-			return op_ud;
-		return ctx->zi->mnemonic == ZYDIS_MNEMONIC_LAHF ? op_lahf : op_sahf;
+	case ZYDIS_MNEMONIC_LAHF: return op_lahf;
+	case ZYDIS_MNEMONIC_SAHF: return op_sahf;
 	case ZYDIS_MNEMONIC_CLAC:
 	case ZYDIS_MNEMONIC_STAC:
 		if (!guest_cpuid_has(vcpu, 7, 0, CPUID_EBX, 20))
