@@ -29,7 +29,7 @@ run() { # engine log
 }
 
 native() {
-	"${CC:-gcc}" -O2 -static -o "$out/guest-tool" tests/boot/guest-tool.c
+	"${CC:-gcc}" -O2 -static -D_GNU_SOURCE -o "$out/guest-tool" tests/boot/guest-tool.c
 	"$out/guest-tool" mips | sed 's/^mips /mips-/' >>"$1"
 }
 

@@ -183,10 +183,8 @@ static int irqfd_assign(struct vm *vm, const struct kvm_irqfd *args)
 	struct irqfd *p;
 	int r;
 
-	if (!arch_irqchip_in_kernel(vm))
-		return -EAGAIN;
 	/* With a split irqchip no EOI of a pin is ours to see. */
-	if (resample && !arch_irqchip_full(vm))
+	if (resample ? !arch_irqchip_full(vm) : !arch_irqchip_in_kernel(vm))
 		return -EINVAL;
 	p = calloc(1, sizeof(*p));
 	if (!p)

@@ -779,7 +779,6 @@ void msr_init(struct vcpu *vcpu)
 	m->arch_capabilities = host_arch_capabilities();
 	m->ucode_rev = default_ucode_rev();
 	m->platform_info = PLATFORM_INFO_CPUID_FAULT;
-	m->hwcr = host_is_amd() ? HWCR_TSC_FREQ_SEL : 0; /* guests complain otherwise */
 	m->de_cfg = host_is_amd() ? DE_CFG_LFENCE_SERIALIZE : 0;
 	m->osvw_length = 4;
 	m->mcg_cap = 32;

@@ -17,13 +17,14 @@
  * difference modulo 2^64.
  *
  * Steal time is the thread's run-queue delay, read from /proc. No descriptor is kept:
- * it would show in the client's table and outlive its thread. One read a millisecond is
- * enough for a counter the guest reads once a tick.
+ * it would show in the client's table and outlive its thread. The delay changes only when
+ * the thread loses its CPU, so a cheap count of that saves most of the reads.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <linux/kvm_para.h>
 
@@ -35,7 +36,6 @@
 #define PVCLOCK_TSC_STABLE BIT(0)
 #define PVCLOCK_GUEST_STOPPED BIT(1)
 #define NSEC_PER_SEC 1000000000ull
-#define STEAL_READ_INTERVAL_NS 1000000ull
 
 #define barrier() asm volatile("" : : : "memory")
 
@@ -286,13 +286,24 @@ static u64 read_run_delay(void)
 	return p ? strtoull(p + 1, NULL, 10) : 0;
 }
 
+/* How often which thread has lost its CPU: while that stands, so does its run delay. */
+static u64 context_switches(struct vcpu *vcpu)
+{
+	u64 tid = (u32)atomic_load_explicit(&vcpu->tid, memory_order_relaxed);
+	struct rusage usage;
+
+	if (host_syscall(SYS_getrusage, RUSAGE_THREAD, &usage, 0, 0))
+		return 0;
+	return tid << 32 | (u32)(usage.ru_nvcsw + usage.ru_nivcsw);
+}
+
 static u64 run_delay(struct vcpu *vcpu)
 {
-	u64 now = host_now_ns();
+	u64 switches = context_switches(vcpu);
 
-	if (!vcpu->arch.st_read_ns || now - vcpu->arch.st_read_ns >= STEAL_READ_INTERVAL_NS) {
+	if (!switches || switches != vcpu->arch.st_switches) {
 		vcpu->arch.st_run_delay = read_run_delay();
-		vcpu->arch.st_read_ns = now;
+		vcpu->arch.st_switches = switches;
 	}
 	return vcpu->arch.st_run_delay;
 }

@@ -269,7 +269,7 @@ struct vcpu_arch {
 	bool clock_update_due;		/* KVM_REQ_CLOCK_UPDATE taken while halted */
 	u32 pvclock_version_dummy;
 	u64 st_last_steal;		/* steal time: run_delay at last update, ns */
-	u64 st_read_ns;			/* when run_delay was last read (CLOCK_MONOTONIC), ... */
+	u64 st_switches;		/* context switches when run_delay was last read, ... */
 	u64 st_run_delay;		/* ... and what it was; own thread only */
 	bool pvclock_stopped;		/* KVM_KVMCLOCK_CTRL: tell the guest it was paused */
 	bool tpr_reporting;

@@ -82,7 +82,7 @@ enum exec deliver_event(struct vcpu *vcpu, u8 vector, enum event_type type, bool
  * EXEC_OK: go on. EXEC_EXIT: kvm_run filled in (e.g. IRQ window, shutdown).
  */
 enum exec inject_events(struct vcpu *vcpu);
-/* IF set, no shadow, nothing being injected: KVM's ready_for_interrupt_injection. */
+/* IF is set and no interrupt shadow is in force. */
 bool interrupt_allowed(const struct vcpu *vcpu);
 
 /* ---- segments and control transfer (x86/ops/, used by API code too) --------- */

@@ -16,7 +16,7 @@ static void test_creation(void)
 	CHECK_ERRNO(ioctl(t.vm, KVM_IRQ_LINE, &level), ENXIO);
 	CHECK_ERRNO(ioctl(t.vm, KVM_CREATE_PIT2, &pit), ENOENT);
 	CHECK_ERRNO(ioctl(t.vm, KVM_GET_IRQCHIP, &chip), ENXIO);
-	CHECK_ERRNO(ioctl(t.vm, KVM_IRQFD, &irqfd), EAGAIN);
+	CHECK_ERRNO(ioctl(t.vm, KVM_IRQFD, &irqfd), EINVAL);
 	CHECK_EQ(ioctl(t.vm, KVM_CREATE_IRQCHIP, 0), 0);
 	CHECK_ERRNO(ioctl(t.vm, KVM_CREATE_IRQCHIP, 0), EEXIST);
 	CHECK_EQ(ioctl(t.vm, KVM_CREATE_PIT2, &pit), 0);

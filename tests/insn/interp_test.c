@@ -332,7 +332,7 @@ static void test_arena(void)
 	u64 decoded = vcpu->stat.blocks_decoded;
 
 	reset(8);
-	for (unsigned i = 0; i < 40000; i++) {
+	for (unsigned i = 0; i < 150000; i++) {
 		char insn[] = "\x0f\xc8\x0f\xa2\xf4";
 
 		memcpy(ram + 0x4000, "\x48\x81\xc0", 3);
@@ -345,7 +345,9 @@ static void test_arena(void)
 			memcpy(ram + 0x5000, "\x48\x69\xc0", 3), memcpy(ram + 0x5003, &i, 4),
 				ram[0x5007] = 0xf4, vcpu->arch.rip = 0x5000, interp_run(vcpu, false);
 	}
-	expect(vcpu->stat.blocks_decoded - decoded >= 40000, "each version decoded");
+	expect(vcpu->stat.blocks_decoded - decoded >= 150000, "each version decoded");
+	expect(vcpu->arch.interp->blocks.used < (vcpu->stat.blocks_decoded - decoded) * sizeof(struct insn) * 2, "the arena was dropped on the way");
+	expect(vcpu->arch.regs[RAX] != 0, "and code kept running");
 }
 
 /* ---- speed -------------------------------------------------------------------------------- */

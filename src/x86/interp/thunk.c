@@ -849,6 +849,16 @@ static enum exec op_hint(struct vcpu *vcpu, const struct insn *insn)
 	return EXEC_OK;
 }
 
+/* Spinning for another vCPU that may be waiting for this very core: what pause-loop exits are for. */
+#define PAUSES_PER_YIELD 512
+
+static enum exec op_pause(struct vcpu *vcpu, const struct insn *insn)
+{
+	if (unlikely(++vcpu->arch.interp->pauses % PAUSES_PER_YIELD == 0))
+		sched_yield();
+	return EXEC_OK;
+}
+
 /* ---- selection ------------------------------------------------------------------------------------------ */
 
 /* Control instructions leave the instruction and data pointers alone. */
@@ -895,7 +905,7 @@ insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
 	if (plan.class == NONE)
 		return NULL;
 	if (plan.class == NOP)
-		return op_hint;
+		return ctx->zi->mnemonic == ZYDIS_MNEMONIC_PAUSE ? op_pause : op_hint;
 	if (!analyse(&plan) || !emit_thunk(&e, &plan))
 		return NULL;
 	insn->thunk_flags = plan_flags(&plan);

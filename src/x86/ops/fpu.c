@@ -60,12 +60,24 @@ static unsigned nr_vector_regs(const struct vcpu *vcpu)
 	return in_64bit_mode(vcpu) ? 16 : 8;
 }
 
+/* The image is in stack order: a new TOP without new registers turns it. */
+static void set_fsw(struct guest_fpu *f, u16 fsw)
+{
+	unsigned turn = (fsw >> 11) - (get16(f->fx + FX_FSW) >> 11);
+	u8 st[128];
+
+	memcpy(st, f->fx + FX_ST, 128);
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(f->fx + FX_ST + 16 * i, st + 16 * ((i + turn) & 7), 16);
+	put16(f->fx + FX_FSW, fsw);
+}
+
 static void x87_reset(struct vcpu *vcpu)
 {
 	struct guest_fpu *f = &vcpu->arch.fpu;
 
 	put16(f->fx + FX_FCW, FCW_INIT);
-	put16(f->fx + FX_FSW, 0);
+	set_fsw(f, 0);
 	put16(f->fx + FX_FTW, 0);
 	f->fop = f->fcs = f->fds = 0;
 	f->fip = f->fdp = 0;
@@ -479,7 +491,7 @@ static void env_load(struct vcpu *vcpu, const struct insn *insn, const u8 *env)
 			full |= BIT(i);
 	/* Bit 6 of FCW reads as one, the other reserved ones as zero. */
 	put16(f->fx + FX_FCW, (get16(env) & 0x1f3f) | 0x40);
-	put16(f->fx + FX_FSW, get16(env + step));
+	set_fsw(f, get16(env + step));
 	f->fx[FX_FTW] = full;
 	f->fx[FX_FTW + 1] = 0;
 	env_load_pointers(vcpu, insn, env);
@@ -587,10 +599,8 @@ static enum exec op_emms(struct vcpu *vcpu, const struct insn *insn)
 
 	if (r != EXEC_OK)
 		return r;
-	if (vcpu->arch.fpu.x87_live)
-		asm volatile("emms");
-	else
-		vcpu->arch.fpu.fx[FX_FTW] = 0;
+	x87_load(vcpu);
+	asm volatile("emms");
 	return EXEC_OK;
 }
 
@@ -724,14 +734,8 @@ static enum exec op_maskmovq(struct vcpu *vcpu, const struct insn *insn)
 	top = get16(f->fx + FX_FSW) >> 11 & 7;
 	r = store_selected(vcpu, insn, f->fx + FX_ST + 16 * ((insn->reg - top) & 7),
 			   f->fx + FX_ST + 16 * ((insn->rm - top) & 7), 8, 1);
-	if (r == EXEC_OK && top) {
-		u8 st[128];
-
-		for (unsigned i = 0; i < 8; i++)
-			memcpy(st + 16 * i, f->fx + FX_ST + 16 * ((i - top) & 7), 16);
-		memcpy(f->fx + FX_ST, st, 128);
-		put16(f->fx + FX_FSW, get16(f->fx + FX_FSW) & ~0x3800);
-	}
+	if (r == EXEC_OK)
+		set_fsw(f, get16(f->fx + FX_FSW) & ~0x3800);
 	if (r == EXEC_OK)
 		f->fx[FX_FTW] = 0xff;
 	return r;
