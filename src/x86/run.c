@@ -143,6 +143,14 @@ static bool vcpu_runnable(struct vcpu *vcpu)
 /* Requests that must be seen although the vCPU does not run. */
 #define REQ_LEAVE_MASK (BIT_ULL(KVM_REQ_SIGNAL) | BIT_ULL(KVM_REQ_VM_DEAD) | BIT_ULL(KVM_REQ_STOP))
 
+/* Takes both, whichever is set. */
+static bool check_requests(struct vcpu *vcpu, enum vcpu_request a, enum vcpu_request b)
+{
+	bool has_a = vcpu_check_request(vcpu, a), has_b = vcpu_check_request(vcpu, b);
+
+	return has_a || has_b;
+}
+
 static void timer_check(struct vcpu *vcpu)
 {
 	bool due = vcpu_check_request(vcpu, KVM_REQ_APIC_TIMER);
@@ -271,7 +279,7 @@ static int take_requests(struct vcpu *vcpu)
 
 	if (vcpu_check_request(vcpu, KVM_REQ_VM_DEAD) || atomic_load(&vcpu->vm->dead))
 		return -EIO;
-	if (vcpu_check_request(vcpu, KVM_REQ_SYNC) | vcpu_check_request(vcpu, KVM_REQ_TLB_FLUSH)) {
+	if (check_requests(vcpu, KVM_REQ_SYNC, KVM_REQ_TLB_FLUSH)) {
 		vcpu_leave_guest_mode(vcpu);
 		mmu_flush_all(vcpu);
 		vcpu_enter_guest_mode(vcpu);
@@ -295,7 +303,7 @@ static int take_requests(struct vcpu *vcpu)
 		run->eoi.vector = vcpu->arch.pending_ioapic_eoi;
 		return 0;
 	}
-	if (vcpu_check_request(vcpu, KVM_REQ_SIGNAL) | vcpu_check_request(vcpu, KVM_REQ_STOP)) {
+	if (check_requests(vcpu, KVM_REQ_SIGNAL, KVM_REQ_STOP)) {
 		run->exit_reason = KVM_EXIT_INTR;
 		vcpu->stat.signal_exits++;
 		return -EINTR;
@@ -427,7 +435,7 @@ static int wait_for_sipi(struct vcpu *vcpu)
 	vcpu_block(vcpu);
 	if (vcpu_check_request(vcpu, KVM_REQ_VM_DEAD))
 		return -EIO;
-	if (vcpu_check_request(vcpu, KVM_REQ_SIGNAL) | vcpu_check_request(vcpu, KVM_REQ_STOP)) {
+	if (check_requests(vcpu, KVM_REQ_SIGNAL, KVM_REQ_STOP)) {
 		vcpu->run->exit_reason = KVM_EXIT_INTR;
 		vcpu->stat.signal_exits++;
 		return -EINTR;

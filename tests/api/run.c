@@ -118,6 +118,26 @@ static void test_mmio(void)
 	kvmtest_done(&t);
 }
 
+/* A call whose stack is a device: the push is answered by userspace, then the call is taken. */
+static void test_call_mmio_stack(void)
+{
+	/* 64-bit: mov $0x8000100, %esp; call 1f; hlt; 1: hlt */
+	static const uint8_t code[] = { 0xbc, 0, 1, 0, 8, 0xe8, 1, 0, 0, 0, 0xf4, 0xf4 };
+	struct kvmtest t = kvmtest_vm(1 << 20, 0);
+
+	kvmtest_add_vcpu(&t, 0);
+	kvmtest_long_mode(&t, 0x8000, code, sizeof(code));
+	run(&t, KVM_EXIT_MMIO);
+	CHECK_EQ(t.run->mmio.phys_addr, 0x80000f8);
+	CHECK_EQ(t.run->mmio.is_write, 1);
+	CHECK_EQ(*(uint64_t *)t.run->mmio.data, 0x800a);
+	CHECK_EQ(get_regs(&t).rip, 0x8005);
+	run(&t, KVM_EXIT_HLT);
+	CHECK_EQ(get_regs(&t).rip, 0x800c);
+	CHECK_EQ(get_regs(&t).rsp, 0x80000f8);
+	kvmtest_done(&t);
+}
+
 /* Completion comes before immediate_exit is honoured: clients finish an instruction that way. */
 static void test_complete_with_immediate_exit(void)
 {
@@ -323,6 +343,7 @@ int main(void)
 	test_rep_outs();
 	test_rep_ins();
 	test_mmio();
+	test_call_mmio_stack();
 	test_complete_with_immediate_exit();
 	test_immediate_exit();
 	test_set_regs_during_pio();

@@ -19,6 +19,8 @@ $ENV{TZ} = 'UTC';
 delete @ENV{qw(GIT_DIR GIT_WORK_TREE GIT_OBJECT_DIRECTORY)};
 
 my ($passed, $failed, $skipped) = (0, 0, 0);
+my $main_pid = $$;
+$| = 1;
 my $tmp = tempdir('kvm-list-digest.XXXXXX', TMPDIR => 1, CLEANUP => 1);
 sub tmp { return $tmp }
 
@@ -52,7 +54,18 @@ sub skip_all {
 	print "skip $why\n";
 }
 
+my $ended = 0;
+# A script that dies on the way reports that too.
+END {
+	if (!$ended && $$ == $main_pid) {
+		$failed++;
+		print "$passed passed, $failed failed, $skipped skipped\n";
+		$? ||= 1;
+	}
+}
+
 sub done {
+	$ended = 1;
 	print "$passed passed, $failed failed, $skipped skipped\n";
 	exit($failed ? 1 : 0);
 }

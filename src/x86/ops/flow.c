@@ -256,21 +256,25 @@ static enum exec op_jmp_m(struct vcpu *vcpu, const struct insn *insn)
 	return r == EXEC_OK ? branch_near(vcpu, target, insn->opsize) : r;
 }
 
-/* The return address is pushed first; a bad target takes the push back. */
+/*
+ * A bad target faults before anything is pushed. While pushing, rip is still the call's own:
+ * a push that needs userspace remembers it (x86/mmio.c).
+ */
 static enum exec call_near(struct vcpu *vcpu, const struct insn *insn, u64 target)
 {
-	u64 rsp = vcpu->arch.regs[RSP], rip = vcpu->arch.rip;
+	u64 rip = vcpu->arch.rip, taken;
 	u64 ret = (rip + insn->len) & ip_mask(vcpu);
 	enum exec r = branch_near(vcpu, target, insn->opsize);
 
 	if (unlikely(r != EXEC_BRANCH))
 		return r;
-	r = stack_push(vcpu, insn->opsize, ret);
-	if (likely(r == EXEC_OK))
-		return EXEC_BRANCH;
-	vcpu->arch.regs[RSP] = rsp;
+	taken = vcpu->arch.rip;
 	vcpu->arch.rip = rip;
-	return r;
+	r = stack_push(vcpu, insn->opsize, ret);
+	if (unlikely(r != EXEC_OK))
+		return r;
+	vcpu->arch.rip = taken;
+	return EXEC_BRANCH;
 }
 
 static enum exec op_call_rel(struct vcpu *vcpu, const struct insn *insn)
