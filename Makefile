@@ -84,7 +84,7 @@ UNIT_SRC := $(sort $(wildcard tests/unit/*.c))
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(UNIT_SRC))
 API_SRC := $(sort $(wildcard tests/api/*.c))
 API := $(patsubst tests/api/%.c,$(BUILD)/tests/api/%,$(filter-out tests/api/lib%.c,$(API_SRC)))
-SCRIPTS := tests/check-layers.sh tests/check-style.sh tests/shim/check-exports.sh
+SCRIPTS := tests/check-layers.sh tests/check-style.sh tests/check-examples.sh tests/shim/check-exports.sh
 
 # Unit tests see the library's insides: they link its objects.
 $(BUILD)/tests/unit/%: tests/unit/%.c $(CORE_OBJ)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * minivm: a virtual machine monitor in a hundred lines of plain KVM.
+ * minivm: a virtual machine monitor in about a hundred lines of plain KVM.
  *
  * It starts one 64-bit vCPU on flat, identity-mapped memory. The guest writes a
  * greeting to port 0xe9, computes a sum, reports it to port 0x10 and halts. Nothing in

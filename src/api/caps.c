@@ -11,6 +11,7 @@
 #include "api/ioctl.h"
 #include "host/syscall.h"
 #include "kvm/arch.h"
+#include "kvm/dirty_ring.h"
 #include "x86/irqchip.h"
 
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
@@ -25,6 +26,7 @@
 	 KVM_GUESTDBG_BLOCKIRQ)
 /* LINT0_REENABLED .. MWAIT_NEVER_UD_FAULTS, and SLOT_ZAP_ALL, which has nothing to zap here. */
 #define QUIRKS_SUPPORTED 0xff
+#define DIRTY_RING_MAX_BYTES ((long)(KVM_ABI_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn)))
 #define USER_SPACE_MSR_FLAGS                                                    \
 	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 
@@ -97,6 +99,11 @@ static int enable_manual_dirty_log(struct vm *vm, const u64 *args)
 	vm->manual_dirty_log_protect = args[0];
 	pthread_mutex_unlock(&vm->slots_lock);
 	return 0;
+}
+
+static int enable_dirty_ring(struct vm *vm, const u64 *args)
+{
+	return vm_enable_dirty_ring(vm, args[0]);
 }
 
 static int enable_halt_poll(struct vm *vm, const u64 *args)
@@ -244,6 +251,8 @@ static const struct {
 	int (*enable)(struct vm *vm, const u64 *args);
 } enables[] = {
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, enable_manual_dirty_log },
+	{ KVM_CAP_DIRTY_LOG_RING, enable_dirty_ring },
+	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, enable_dirty_ring },
 	{ KVM_CAP_HALT_POLL, enable_halt_poll },
 	{ KVM_CAP_DISABLE_QUIRKS, enable_quirks },
 	{ KVM_CAP_DISABLE_QUIRKS2, enable_quirks2 },

@@ -40,6 +40,7 @@
 #include "host/access.h"
 #include "host/host.h"
 #include "host/syscall.h"
+#include "kvm/dirty_ring.h"
 
 #define CHUNK_BITS 10
 #define CHUNK_SIZE (1u << CHUNK_BITS)
@@ -439,6 +440,8 @@ int fd_create_vcpu(struct vcpu *vcpu)
 	}
 	vcpu->run = pages;
 	vcpu->pio_data = (u8 *)pages + PAGE_SIZE;
+	if (vcpu->dirty_ring)
+		vcpu->dirty_ring->gfns = (void *)((u8 *)pages + VCPU_FILE_RING_PAGE * PAGE_SIZE);
 	vcpu->fd = fd;
 	return file_install(file, fd);
 }
@@ -659,11 +662,14 @@ long fd_ioctl(struct kvm_file *file, unsigned int cmd, unsigned long arg)
 
 /* ---- mmap ------------------------------------------------------------------------------------- */
 
+static u64 ring_pages(const struct vm *vm)
+{
+	return (u64)vm->dirty_ring_entries * sizeof(struct kvm_dirty_gfn) / PAGE_SIZE;
+}
+
 static bool in_dirty_ring(struct vm *vm, u64 page)
 {
-	u64 pages = (u64)vm->dirty_ring_entries * sizeof(struct kvm_dirty_gfn) / PAGE_SIZE;
-
-	return page >= VCPU_FILE_RING_PAGE && page < VCPU_FILE_RING_PAGE + pages;
+	return page >= VCPU_FILE_RING_PAGE && page < VCPU_FILE_RING_PAGE + ring_pages(vm);
 }
 
 /* All vCPUs of a VM show the same page; clients read only the first vCPU's. */
@@ -684,6 +690,16 @@ static int lay_coalesced(struct vm *vm, u8 *at, int prot)
 	return p < 0 && p > -4096 ? (int)p : 0;
 }
 
+/* Pages that a vCPU's file has but KVM does not show fault as they do there: what lies past the file's end is SIGBUS. */
+static void lay_nothing(u8 *map, u64 first, u64 end, u64 from, u64 to, int prot, int fd)
+{
+	from = max(from, first);
+	to = min(to, end);
+	if (from < to)
+		host_syscall6(SYS_mmap, (long)(map + ((from - first) << PAGE_SHIFT)), (to - from) << PAGE_SHIFT,
+			      prot, MAP_SHARED | MAP_FIXED, fd, VCPU_FILE_SIZE);
+}
+
 static unsigned long mmap_vcpu(struct kvm_file *file, void *addr, size_t len, int prot, int flags,
 			       int fd, off_t offset)
 {
@@ -699,6 +715,9 @@ static unsigned long mmap_vcpu(struct kvm_file *file, void *addr, size_t len, in
 	p = host_syscall6(SYS_mmap, (long)addr, len, prot, flags, fd, offset);
 	if ((p < 0 && p > -4096) || !vm || file->mm != host_mm_id())
 		return p;
+	lay_nothing((u8 *)p, first, end, KVM_ABI_RUN_MMAP_PAGES, VCPU_FILE_RING_PAGE, prot, fd);
+	lay_nothing((u8 *)p, first, end, VCPU_FILE_RING_PAGE + ring_pages(vm),
+		    VCPU_FILE_RING_PAGE + VCPU_FILE_RING_PAGES, prot, fd);
 	if (first > KVM_COALESCED_MMIO_PAGE_OFFSET || end <= KVM_COALESCED_MMIO_PAGE_OFFSET)
 		return p;
 	err = lay_coalesced(vm, (u8 *)p + ((KVM_COALESCED_MMIO_PAGE_OFFSET - first) << PAGE_SHIFT), prot);

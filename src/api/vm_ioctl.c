@@ -8,6 +8,7 @@
 #include "api/ioctl.h"
 #include "host/host.h"
 #include "kvm/arch.h"
+#include "kvm/dirty_ring.h"
 #include "x86/irqchip.h"
 #include "x86/msr_filter.h"
 #include "x86/pvclock.h"
@@ -40,6 +41,8 @@ static long create_vcpu_locked(struct vm *vm, u32 id)
 	if (r)
 		return r;
 	r = vcpu_reserve(vm);
+	if (!r)
+		r = dirty_ring_create(vcpu);
 	fd = r ? r : fd_create_vcpu(vcpu);
 	if (fd < 0) {
 		vcpu_destroy(vcpu);
@@ -92,8 +95,7 @@ long do_kvm_clear_dirty_log(struct vm *vm, void *arg)
 
 long do_kvm_reset_dirty_rings(struct vm *vm, void *arg)
 {
-	/* As KVM without rings enabled, and they cannot be yet. */
-	return -EINVAL;
+	return vm_reset_dirty_rings(vm);
 }
 
 long do_kvm_register_coalesced_mmio(struct vm *vm, void *arg)

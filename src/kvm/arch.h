@@ -21,6 +21,8 @@ int arch_send_msi(struct vm *vm, u32 address_lo, u32 address_hi, u32 data);
 int arch_check_routing_entry(struct vm *vm, const struct kvm_irq_routing_entry *e);
 /* Drop cached translations of this vCPU; its own thread, on KVM_REQ_TLB_FLUSH. */
 void arch_vcpu_flush_tlb(struct vcpu *vcpu);
+/* Get to a boundary after the instruction under way; its own thread. */
+void arch_vcpu_end_block(struct vcpu *vcpu);
 /* Called with routing just replaced: IOAPIC/LAPIC EOI bookkeeping. */
 void arch_routing_updated(struct vm *vm);
 bool arch_irqchip_in_kernel(struct vm *vm);	/* full or split */

@@ -39,8 +39,8 @@ struct memslot {
 	u16 id;
 	u16 as_id;
 	/*
-	 * One bit a page, allocated when LOG_DIRTY is on and no ring is used.
-	 * Set with atomic OR by vCPU threads, harvested under slots_lock.
+	 * One bit a page, allocated when LOG_DIRTY is on. Set with atomic OR by vCPU
+	 * threads, harvested under slots_lock. With rings: the page is in one (dirty_ring.c).
 	 */
 	_Atomic u64 *dirty_bitmap;
 };

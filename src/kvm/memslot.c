@@ -29,6 +29,7 @@
 #include "host/access.h"
 #include "host/host.h"
 #include "kvm/arch.h"
+#include "kvm/dirty_ring.h"
 #include "kvm/kvm_host.h"
 
 #define MAX_PAGES_PER_SLOT ((1ull << 31) - 1)
@@ -188,12 +189,10 @@ static int prepare_bitmap(struct vm *vm, const struct memslot *old, struct memsl
 		new->dirty_bitmap = old->dirty_bitmap;
 		return 0;
 	}
-	if (vm->dirty_ring_entries)
-		return 0;
 	new->dirty_bitmap = calloc(bitmap_words(new), sizeof(u64));
 	if (!new->dirty_bitmap)
 		return -ENOMEM;
-	if (vm->manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET) {
+	if ((vm->manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET) && !vm->dirty_ring_entries) {
 		u64 words = bitmap_words(new);
 
 		memset((void *)new->dirty_bitmap, 0xff, words * sizeof(u64));
@@ -211,8 +210,11 @@ void memslot_mark_dirty(struct vcpu *vcpu, struct memslot *slot, gfn_t gfn)
 	if (likely(!slot->dirty_bitmap) || VM_BUG_ON(rel >= slot->npages, vcpu->vm))
 		return;
 	word = &slot->dirty_bitmap[rel / 64];
-	if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
-		atomic_fetch_or(word, bit);
+	if (atomic_load_explicit(word, memory_order_relaxed) & bit)
+		return;
+	/* With a ring, who sets the bit reports the page; the bit says that it is reported. */
+	if (!(atomic_fetch_or(word, bit) & bit) && vcpu->dirty_ring)
+		dirty_ring_push(vcpu, slot, rel);
 }
 
 /* ---- KVM_SET_USER_MEMORY_REGION(2) ----------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kvm/arch.h"
+#include "kvm/dirty_ring.h"
 #include "kvm/io_bus.h"
 #include "kvm/kvm_host.h"
 
@@ -107,6 +108,7 @@ void vcpu_publish(struct vcpu *vcpu)
 void vcpu_destroy(struct vcpu *vcpu)
 {
 	arch_vcpu_destroy(vcpu);
+	dirty_ring_destroy(vcpu);
 	pthread_mutex_destroy(&vcpu->mutex);
 	free(vcpu);
 }

@@ -58,6 +58,11 @@ int arch_vcpu_create(struct vcpu *vcpu)
 	return 0;
 }
 
+void arch_vcpu_end_block(struct vcpu *vcpu)
+{
+	vcpu->arch.block_abort = true;
+}
+
 void arch_vcpu_destroy(struct vcpu *vcpu)
 {
 	struct vcpu_arch *a = &vcpu->arch;

@@ -55,6 +55,20 @@ struct mmu {
 	/* open-addressed set of gfns that hold decoded code */
 	gfn_t *code_gfns;
 	u32 code_mask, code_nr;
+	/* Stores to such pages, for the translator: what it has not looked at yet. */
+	bool note_code_stores;
+	u32 nr_code_stores;		/* CODE_STORES_MAX + 1: more than fit */
+#define CODE_STORES_MAX 16
+	struct code_store {
+		gpa_t gpa;
+		u32 len;
+	} code_stores[CODE_STORES_MAX];
+	/* The translator's: linear address to host code, a table per context; touched by it alone. */
+#define JUMP_TABLE_SIZE 16384
+	struct jump_table {
+		u64 va[JUMP_TABLE_SIZE];
+		const void *code[JUMP_TABLE_SIZE];
+	} jumps[NR_TLBS];
 };
 
 int mmu_create(struct vcpu *vcpu);		/* first KVM_RUN; 0 or -ENOMEM */

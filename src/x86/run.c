@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "host/host.h"
+#include "kvm/dirty_ring.h"
 #include "x86/cr.h"
 #include "x86/debug.h"
 #include "x86/irqchip.h"
@@ -190,6 +191,8 @@ static void vcpu_block(struct vcpu *vcpu)
 		if (vcpu_check_request(vcpu, KVM_REQ_CLOCK_UPDATE))
 			a->clock_update_due = true;
 		vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE);
+		/* A full dirty ring matters to who runs, and is looked at again then. */
+		vcpu_check_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL);
 		vcpu_wait(vcpu, a->apic ? lapic_timer_deadline(vcpu) : ~0ull);
 	}
 	vcpu->stat.blocking = 0;
@@ -279,6 +282,11 @@ static int take_requests(struct vcpu *vcpu)
 
 	if (vcpu_check_request(vcpu, KVM_REQ_VM_DEAD) || atomic_load(&vcpu->vm->dead))
 		return -EIO;
+	if (vcpu_check_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL) && dirty_ring_soft_full(vcpu)) {
+		run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		vcpu->stat.dirty_ring_full_exits++;
+		return 0;
+	}
 	if (check_requests(vcpu, KVM_REQ_SYNC, KVM_REQ_TLB_FLUSH)) {
 		vcpu_leave_guest_mode(vcpu);
 		mmu_flush_all(vcpu);
@@ -363,6 +371,13 @@ static void run_pause(struct vcpu *vcpu)
 	vcpu_leave_guest_mode(vcpu);
 }
 
+/* While the ring is full no guest code runs: take_requests() sees to it. */
+static void request_ring_check(struct vcpu *vcpu)
+{
+	if (unlikely(dirty_ring_soft_full(vcpu)))
+		vcpu_make_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL);
+}
+
 static int run_turn(struct vcpu *vcpu)
 {
 	int r;
@@ -372,6 +387,7 @@ static int run_turn(struct vcpu *vcpu)
 		run_pause(vcpu);
 		vcpu_block(vcpu);
 		vcpu_enter_guest_mode(vcpu);
+		request_ring_check(vcpu);
 	}
 	if (unlikely(vcpu_has_requests(vcpu))) {
 		r = take_requests(vcpu);
@@ -418,6 +434,7 @@ static int run_loop(struct vcpu *vcpu)
 	int r;
 
 	vcpu_enter_guest_mode(vcpu);
+	request_ring_check(vcpu);
 	r = complete_userspace(vcpu);
 	if (r == RUN_AGAIN && vcpu->run->immediate_exit)
 		r = -EINTR;

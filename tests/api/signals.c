@@ -3,9 +3,11 @@
  * Signals and KVM_RUN: client handlers run on client context, KVM_RUN returns EINTR,
  * masks mean what KVM says, and a vCPU asleep in a page fault can be reached.
  */
+#include <dirent.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -276,8 +278,46 @@ static void test_userfault(void)
 	kvmtest_done(&t);
 }
 
+/* Threads that are ours take no signal that was meant for the process. */
+static void test_our_threads(void)
+{
+	struct kvmtest t = kvmtest_vm(1 << 20, 1);
+	struct kvm_pit_config pit = { 0 };
+	struct kvm_irqfd irqfd = { .fd = eventfd(0, 0), .gsi = 17 };
+	char path[300], line[128];
+	unsigned others = 0, blocked = 0;
+	struct dirent *d;
+	DIR *dir;
+
+	CHECK_EQ(ioctl(t.vm, KVM_CREATE_PIT2, &pit), 0);
+	CHECK_EQ(ioctl(t.vm, KVM_IRQFD, &irqfd), 0); /* needs a thread to listen */
+	dir = opendir("/proc/self/task");
+	while (dir && (d = readdir(dir))) {
+		unsigned long long mask = 0;
+		FILE *f;
+
+		if (d->d_name[0] == '.' || atoi(d->d_name) == getpid())
+			continue;
+		others++;
+		snprintf(path, sizeof(path), "/proc/self/task/%s/status", d->d_name);
+		f = fopen(path, "r");
+		while (f && fgets(line, sizeof(line), f))
+			sscanf(line, "SigBlk: %llx", &mask);
+		if (f)
+			fclose(f);
+		/* All but KILL and STOP, which nobody can block. */
+		blocked += (mask | 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1)) == ~0ull;
+	}
+	closedir(dir);
+	CHECK(others > 0);
+	CHECK_EQ(blocked, others);
+	close(irqfd.fd);
+	kvmtest_done(&t);
+}
+
 int main(void)
 {
+	test_our_threads();
 	test_eintr(0);
 	test_eintr(SA_RESTART);
 	test_siginfo(SIGUSR1);

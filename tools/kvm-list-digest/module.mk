@@ -48,11 +48,11 @@ $(BUILD)/fuzz-digest: tests/digest/fuzz_mail.c $(DIGEST_SRC) $(DIGEST_HDR)
 ifeq ($(shell pkg-config --exists $(DIGEST_PKGS) && echo yes),yes)
 TOOLS += $(BUILD)/kvm-list-digest
 DIGEST_CHECKS += tests/digest/check-digest-fixtures tests/digest/check-digest-archive \
-	tests/digest/check-digest-state
-check-programs: $(DIGEST_CHECK_DEPS)
+	tests/digest/check-digest-state tests/digest/fuzz
+check-programs: $(DIGEST_CHECK_DEPS) $(BUILD)/fuzz-digest
 endif
 
-check-digest: $(DIGEST_CHECK_DEPS)
+check-digest: $(DIGEST_CHECK_DEPS) $(BUILD)/fuzz-digest
 	@set -e; for t in $(DIGEST_CHECKS); do echo "== $$t"; BUILD=$(BUILD) $$t; done
 
 bench-digest: $(BUILD)/kvm-list-digest

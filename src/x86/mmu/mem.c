@@ -87,6 +87,19 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 	return EXEC_OK;
 }
 
+/* gpa ~0: the page had a write tag, so holds no code. */
+static void note_code_store(struct vcpu *vcpu, gpa_t gpa, unsigned len)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+
+	if (likely(!mmu->note_code_stores) || gpa == ~0ull || !mmu_is_code_page(vcpu, gpa & PAGE_MASK))
+		return;
+	if (mmu->nr_code_stores < CODE_STORES_MAX)
+		mmu->code_stores[mmu->nr_code_stores] = (struct code_store){ gpa, len };
+	if (mmu->nr_code_stores <= CODE_STORES_MAX)
+		mmu->nr_code_stores++;
+}
+
 static gva_t va_wrap(const struct vcpu *vcpu, gva_t va)
 {
 	return vcpu->arch.long_mode ? va : (u32)va;
@@ -206,6 +219,8 @@ enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, 
 		struct mem_ref ref;
 
 		r = mem_resolve(vcpu, va, access, &ref);
+		if (r == EXEC_OK && ref.host)
+			note_code_store(vcpu, ref.gpa, n);
 		if (r == EXEC_OK)
 			r = piece_write(vcpu, &ref, buf, n);
 		if (r != EXEC_OK)
@@ -257,8 +272,10 @@ void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r)
 	*r = mem_resolve(vcpu, va, mmu_data_access(vcpu, MMU_WRITE), &ref);
 	if (*r != EXEC_OK)
 		return NULL;
-	if (ref.host)
+	if (ref.host) {
+		note_code_store(vcpu, ref.gpa, len);
 		check_data_bp(vcpu, va, len, MMU_WRITE);
+	}
 	return ref.host;
 }
 

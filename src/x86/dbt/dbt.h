@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translator: guest code in 64-bit mode becomes host code. docs/engine.md
+ * has the whole picture; this is what its files share.
+ *
+ * Host registers in translated code:
+ *	rax rcx rdx rbx rbp rsi rdi r8-r12	the guest's registers of these names
+ *	r13					the guest's rsp
+ *	r14, r15 (T0, T1)			scratch; guest r13-r15 live in the frame
+ *	rsp					our own stack: struct dbt_frame by offset
+ *	gs base					struct mmu: TLB tags and jump tables
+ * Guest flags are in the host's flags, or in the frame's slot, or both, or dead;
+ * the translator knows which at every point.
+ */
+#ifndef SOFTKVM_X86_DBT_H
+#define SOFTKVM_X86_DBT_H
+
+#include "host/host.h"
+#include "x86/dbt/emit.h"
+#include "x86/interp/insn.h"
+
+#define T0 R14
+#define T1 R15
+#define GUEST_RSP R13
+
+/* Offsets from rsp in translated code. */
+enum dbt_frame {
+	FRAME_VCPU = 0,
+	FRAME_FLAGS = 8,	/* u16: AL = OF, AH = SF ZF AF PF CF as LAHF has them */
+	FRAME_VEC = 12,		/* u8: guest vector registers are in the host's */
+	FRAME_R13 = 16,		/* guest r13, r14, r15 */
+	FRAME_FS = 40,		/* copies of the FS and GS bases */
+	FRAME_GS = 48,
+	FRAME_TMP0 = 56,
+	FRAME_TMP1 = 64,
+	FRAME_SIZE = 120,	/* with the return address and six saved registers: a multiple of 16 */
+};
+#define SLOT(offset) MEM_BASE(RSP, offset)
+
+/* An instruction that may have to be executed by its C handler. */
+struct dbt_site {
+	struct insn insn;
+	u64 rip;
+	struct tlb *tlb;	/* the context it was translated for */
+};
+
+/* A way out of a block to a known address. */
+struct dbt_exit {
+	u64 target;
+	u32 field;		/* code offset of the distance to patch, 0: none */
+	bool host_flags;	/* the flags are in the host's at that point */
+	bool linkable;
+	u8 ctx;
+	u32 mode_key;
+};
+
+struct dbt_block {
+	struct dbt_block *next;		/* hash chain */
+	struct dbt_block *page_next;	/* of the same guest page */
+	u64 va;
+	gpa_t gpa;
+	u32 mode_key;
+	u8 ctx;				/* enum tlb_context */
+	bool main_host;			/* flags are expected in the host's at `main` */
+	u16 len;
+	u32 self;			/* its exit record that leads to itself */
+	u32 main;			/* code offset all entries go through */
+	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
+	u32 code_end;
+};
+
+/* A guest page with translations. */
+struct dbt_page {
+	struct dbt_page *next;
+	gpa_t gpa;
+	u32 verified;			/* generation in which bytes was last found equal to memory */
+	struct dbt_block *blocks;
+	_Alignas(16) u8 bytes[PAGE_SIZE];
+};
+
+/* Host instructions that may fault: in order of code offset. */
+struct dbt_fault_row {
+	u32 at;			/* code offset of the instruction */
+	u32 stub;		/* where to go on; bit 31: the guest's flags are in the host's at `at` */
+};
+#define FAULT_HOST_FLAGS BIT(31)
+
+#define DBT_CODE_SIZE (32u << 20)
+#define DBT_MAX_SITES (400u << 10)
+#define DBT_MAX_EXITS (512u << 10)
+#define DBT_MAX_FAULTS (512u << 10)
+#define DBT_HASH_SIZE 65536u
+#define DBT_PAGE_HASH_SIZE 4096u
+#define DBT_ARENA_SIZE (64ul << 20)
+#define DBT_BLOCK_INSNS 64
+#define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation */
+
+struct dbt {
+	struct codemem mem;
+	struct emit emit;
+	u32 code_start;		/* blocks begin here; the common parts are before */
+	struct dbt_site *sites;
+	struct dbt_exit *exits;
+	struct dbt_fault_row *faults;
+	u32 nr_sites, nr_exits, nr_faults;
+	struct dbt_block **hash;
+	struct dbt_page **pages;
+	u8 *arena;
+	size_t arena_used;
+	u32 generation;		/* of the MMU's fetch side: jump tables and page verification are for this one */
+	u32 jump_key[3];	/* mode_key of each context's jump table */
+	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
+	bool many_vcpus;
+	bool abort_access;	/* a kick found the thread in an access: give it up */
+	enum exec result;	/* why dbt_call_insn() left */
+	/* offsets of the common code */
+	u32 enter, slow, exit_slot, exit_host, exit_indirect, load_vec;
+	struct dbt_scratch *scratch;	/* translate.c */
+	u32 jump_used_nr[3];
+#define JUMP_USED_MAX 2048
+	u16 jump_used[3][JUMP_USED_MAX];
+};
+
+/* What common code returns: kind in the upper half, index (site or exit) in the lower. */
+enum dbt_exit_kind { DBT_DIRECT, DBT_INDIRECT, DBT_LEAVE };
+/* What dbt_call_insn() returns. */
+enum dbt_call { DBT_CALL_DONE, DBT_CALL_LEAVE };
+
+/* stubs.c: the code before the first block. */
+void dbt_emit_common(struct dbt *d);
+/* dbt.c: called by translated code: execute the instruction of a site by its handler. */
+u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
+
+/* cache.c */
+int dbt_create(struct vcpu *vcpu);
+void dbt_flush_all(struct vcpu *vcpu);
+bool dbt_has_room(const struct dbt *d);
+void *dbt_arena_alloc(struct dbt *d, size_t size);
+struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx);
+void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b);
+struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
+/* The page with its bytes checked against memory, or NULL and *r. */
+struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r);
+/* Stores to code pages that the MMU has noted. True if a translation had to go. */
+bool dbt_take_code_stores(struct vcpu *vcpu);
+void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx);
+void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b);
+void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to);
+
+/* translate.c: the block at va, whose page is verified. NULL: not ours (crosses the page), or *r. */
+struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx);
+int dbt_scratch_create(struct dbt *d);
+
+/* encode.c */
+struct dbt_operands;
+struct hins {
+	const ZydisDecodedInstruction *zi;
+	const ZydisDecodedOperand *ops;
+	const u8 *bytes;
+	u8 home[3];		/* where guest r13, r14, r15 are for this instruction */
+	bool has_mem;
+	bool int_class;
+	struct hmem mem;
+};
+/* Put the guest's instruction with its registers and memory operand replaced. False: cannot be encoded. */
+bool dbt_encode(struct emit *e, const struct hins *h);
+
+static inline u8 host_gpr(const struct hins *h, u8 guest)
+{
+	return guest == RSP ? GUEST_RSP : guest >= R13 ? h->home[guest - R13] : guest;
+}
+
+#endif

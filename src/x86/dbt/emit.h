@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Writing x86-64 machine code: just the forms the translator uses. Registers are
+ * host registers by number (enum gpr). Nothing here knows about guests.
+ *
+ * Writing past the end is harmless: the position goes on, the bytes do not.
+ */
+#ifndef SOFTKVM_X86_DBT_EMIT_H
+#define SOFTKVM_X86_DBT_EMIT_H
+
+#include <string.h>
+
+#include "x86/vcpu_arch.h"
+
+#define NOREG 0xff
+
+struct emit {
+	u8 *base;	/* where offset 0 is written */
+	u32 at, end;
+};
+
+/* A memory operand. disp is what follows base and index, or an absolute 32-bit address without them. */
+struct hmem {
+	u8 base, index, scale;
+	bool gs;
+	s32 disp;
+};
+
+#define MEM_BASE(b, d) ((struct hmem){ .base = (b), .index = NOREG, .disp = (d) })
+#define MEM_SIB(b, i, s, d) ((struct hmem){ .base = (b), .index = (i), .scale = (s), .disp = (d) })
+#define MEM_GS(i, d) ((struct hmem){ .base = NOREG, .index = (i), .gs = true, .disp = (d) })
+
+static inline void put8(struct emit *e, u8 v)
+{
+	if (e->at < e->end)
+		e->base[e->at] = v;
+	e->at++;
+}
+
+static inline void put32(struct emit *e, u32 v)
+{
+	if (e->at + 4 <= e->end)
+		memcpy(e->base + e->at, &v, 4);
+	e->at += 4;
+}
+
+static inline void put64(struct emit *e, u64 v)
+{
+	put32(e, v);
+	put32(e, v >> 32);
+}
+
+static inline u8 mem_rex(const struct hmem *m)
+{
+	return (m->index != NOREG && m->index > 7) << 1 | (m->base != NOREG && m->base > 7);
+}
+
+static inline void put_modrm_mem(struct emit *e, u8 reg, const struct hmem *m)
+{
+	u8 r = (reg & 7) << 3;
+	bool sib = m->index != NOREG || m->base == NOREG || (m->base & 7) == RSP;
+	bool none = m->base == NOREG;
+	u8 mod = none ? 0 : !m->disp && (m->base & 7) != RBP ? 0 : m->disp == (s8)m->disp ? 0x40 : 0x80;
+
+	put8(e, mod | r | (sib ? RSP : m->base & 7));
+	if (sib)
+		put8(e, m->scale << 6 | (m->index == NOREG ? RSP : m->index & 7) << 3 |
+			(none ? RBP : m->base & 7));
+	if (none || mod == 0x80)
+		put32(e, m->disp);
+	else if (mod)
+		put8(e, m->disp);
+}
+
+/* Prefixes and opcode bytes, packed: bits 0-7 opcode, 8-15 map (0, 0x0f), 16-23 prefix (0, 66, f2, f3). */
+#define OPC_0F 0x0f00u
+#define OPC_66 0x660000u
+
+static inline void put_opcode(struct emit *e, u32 op, u8 rex)
+{
+	if (op >> 16 & 0xff)
+		put8(e, op >> 16);
+	if (rex)
+		put8(e, 0x40 | rex);
+	if (op >> 8 & 0xff)
+		put8(e, 0x0f);
+	put8(e, op);
+}
+
+#define W8 1u	/* operand is 64 bits wide */
+#define W4 0u
+
+static inline void put_rm(struct emit *e, unsigned w, u32 op, u8 reg, struct hmem m)
+{
+	if (m.gs)
+		put8(e, 0x65);
+	put_opcode(e, op, w << 3 | (reg > 7) << 2 | mem_rex(&m));
+	put_modrm_mem(e, reg, &m);
+}
+
+static inline void put_rr(struct emit *e, unsigned w, u32 op, u8 reg, u8 rm)
+{
+	put_opcode(e, op, w << 3 | (reg > 7) << 2 | rm >> 3);
+	put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void put_mov(struct emit *e, u8 dst, u8 src)
+{
+	put_rr(e, W8, 0x89, src, dst);
+}
+
+static inline void put_load(struct emit *e, u8 dst, struct hmem m)
+{
+	put_rm(e, W8, 0x8b, dst, m);
+}
+
+static inline void put_store(struct emit *e, struct hmem m, u8 src)
+{
+	put_rm(e, W8, 0x89, src, m);
+}
+
+static inline void put_lea(struct emit *e, u8 dst, struct hmem m)
+{
+	put_rm(e, W8, 0x8d, dst, m);
+}
+
+/* Group 1 with an immediate: /ext is 0 add, 1 or, 4 and, 5 sub, 6 xor, 7 cmp. */
+static inline void put_alu_imm(struct emit *e, unsigned w, u8 ext, u8 reg, s32 imm)
+{
+	put_rr(e, w, imm == (s8)imm ? 0x83 : 0x81, ext, reg);
+	if (imm == (s8)imm)
+		put8(e, imm);
+	else
+		put32(e, imm);
+}
+
+static inline void put_alu_mem_imm(struct emit *e, unsigned w, u8 ext, struct hmem m, s32 imm)
+{
+	put_rm(e, w, imm == (s8)imm ? 0x83 : 0x81, ext, m);
+	if (imm == (s8)imm)
+		put8(e, imm);
+	else
+		put32(e, imm);
+}
+
+/* The shortest move of a constant. */
+static inline void put_mov_imm(struct emit *e, u8 reg, u64 v)
+{
+	if (v == (u32)v) {
+		put_opcode(e, 0xb8 | (reg & 7), reg >> 3);
+		put32(e, v);
+	} else if (v == (u64)(s64)(s32)v) {
+		put_rr(e, W8, 0xc7, 0, reg);
+		put32(e, v);
+	} else {
+		put_opcode(e, 0xb8 | (reg & 7), W8 << 3 | reg >> 3);
+		put64(e, v);
+	}
+}
+
+static inline void put_shift_imm(struct emit *e, unsigned w, u8 ext, u8 reg, u8 n)
+{
+	put_rr(e, w, 0xc1, ext, reg);
+	put8(e, n);
+}
+
+/* Branches to a known offset. The field that holds the distance is the last four bytes. */
+static inline void put_jmp(struct emit *e, u32 target)
+{
+	put8(e, 0xe9);
+	put32(e, target - (e->at + 4));
+}
+
+static inline void put_jcc(struct emit *e, u8 cc, u32 target)
+{
+	put8(e, 0x0f);
+	put8(e, 0x80 | cc);
+	put32(e, target - (e->at + 4));
+}
+
+static inline void put_call(struct emit *e, u32 target)
+{
+	put8(e, 0xe8);
+	put32(e, target - (e->at + 4));
+}
+
+/* Make the distance field that ends at offset `field` + 4 lead to target. */
+static inline void patch_rel32(struct emit *e, u32 field, u32 target)
+{
+	u32 v = target - (field + 4);
+
+	if (field + 4 <= e->end)
+		memcpy(e->base + field, &v, 4);
+}
+
+enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
+
+#endif
