@@ -34,7 +34,8 @@ CLI_SRC := $(sort $(wildcard src/cli/*.c))
 obj = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(1)))
 CORE_OBJ := $(call obj,$(CORE_SRC)) $(call obj,$(CORE_ASM))
 SHIM_OBJ := $(call obj,$(SHIM_SRC))
-CLI_OBJ := $(call obj,$(CLI_SRC))
+# The command formats what the library records.
+CLI_OBJ := $(call obj,$(CLI_SRC) src/kvm/trace_format.c)
 
 TOOLS :=
 DIGEST_CHECKS :=

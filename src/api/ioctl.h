@@ -14,6 +14,10 @@
 
 struct kvm_file;
 
+/* Address of a member of something at a client's address p, which may be NULL, misaligned, anything. */
+#define user_field(p, member) \
+	((void *)((uintptr_t)(p) + __builtin_offsetof(__typeof__(*(p)), member)))
+
 /* cmd is the full 32-bit command. Never touches errno. */
 long kvm_ioctl_dispatch(struct kvm_file *file, unsigned int cmd, unsigned long arg);
 

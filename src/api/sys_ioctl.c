@@ -51,7 +51,7 @@ static long get_msr_list(void *user, u32 (*list)(u32 *out, u32 max))
 	u32 *indices;
 	long r = 0;
 
-	if (!host_copy_user(&room, &u->nmsrs, sizeof(room)) || !host_copy_user(&u->nmsrs, &nr, sizeof(nr)))
+	if (!host_copy_user(&room, user_field(u, nmsrs), sizeof(room)) || !host_copy_user(user_field(u, nmsrs), &nr, sizeof(nr)))
 		return -EFAULT;
 	if (room < nr)
 		return -E2BIG;
@@ -59,7 +59,7 @@ static long get_msr_list(void *user, u32 (*list)(u32 *out, u32 max))
 	if (!indices)
 		return -ENOMEM;
 	list(indices, nr);
-	if (!host_copy_user(u->indices, indices, nr * sizeof(*indices)))
+	if (!host_copy_user(user_field(u, indices), indices, nr * sizeof(*indices)))
 		r = -EFAULT;
 	free(indices);
 	return r;
@@ -88,7 +88,7 @@ long do_kvm_sys_get_msrs(void *arg)
 	if (head.nmsrs >= MAX_IO_MSRS)
 		return -E2BIG;
 	size = head.nmsrs * sizeof(entries[0]);
-	if (!host_copy_user(entries, u->entries, size))
+	if (!host_copy_user(entries, user_field(u, entries), size))
 		return -EFAULT;
 	for (i = 0; i < head.nmsrs; i++) {
 		u64 value;
@@ -97,7 +97,7 @@ long do_kvm_sys_get_msrs(void *arg)
 			break;
 		entries[i].data = value;
 	}
-	return host_copy_user(u->entries, entries, size) ? (long)i : -EFAULT;
+	return host_copy_user(user_field(u, entries), entries, size) ? (long)i : -EFAULT;
 }
 
 /* ---- CPUID -------------------------------------------------------------------------- */
@@ -121,7 +121,7 @@ static long check_padding(const struct kvm_cpuid2 *u, u32 nent)
 	for (u32 i = 0; i < nent; i++) {
 		u32 pad[3];
 
-		if (!host_copy_user(pad, u->entries[i].padding, sizeof(pad)) || pad[0] || pad[1] || pad[2])
+		if (!host_copy_user(pad, user_field(u, entries[i].padding), sizeof(pad)) || pad[0] || pad[1] || pad[2])
 			return -EINVAL;
 	}
 	return 0;
@@ -149,7 +149,7 @@ static long get_cpuid(struct kvm_cpuid2 *u, u32 (*list)(struct kvm_cpuid_entry2 
 		r = -E2BIG;
 	} else {
 		head.nent = nr;
-		if (!host_copy_user(u->entries, entries, nr * sizeof(*entries)) ||
+		if (!host_copy_user(user_field(u, entries), entries, nr * sizeof(*entries)) ||
 		    !host_copy_user(u, &head, sizeof(head)))
 			r = -EFAULT;
 	}

@@ -25,11 +25,11 @@ struct msr_args {
 
 static long msrs_copy_in(struct msr_args *args, const struct kvm_msrs *user)
 {
-	if (host_copy(&args->nmsrs, &user->nmsrs, sizeof(args->nmsrs)))
+	if (!host_copy_user(&args->nmsrs, user_field(user, nmsrs), sizeof(args->nmsrs)))
 		return -EFAULT;
 	if (args->nmsrs >= MSRS_MAX)
 		return -E2BIG;
-	if (host_copy(args->entries, user->entries, args->nmsrs * sizeof(args->entries[0])))
+	if (!host_copy_user(args->entries, user_field(user, entries), args->nmsrs * sizeof(args->entries[0])))
 		return -EFAULT;
 	return 0;
 }
@@ -54,7 +54,7 @@ long do_kvm_get_msrs(struct vcpu *vcpu, void *arg)
 		args.entries[i].data = data;
 	}
 	guest_access_end(vcpu, &ga);
-	if (host_copy(user->entries, args.entries, args.nmsrs * sizeof(args.entries[0])))
+	if (!host_copy_user(user_field(user, entries), args.entries, args.nmsrs * sizeof(args.entries[0])))
 		return -EFAULT;
 	return i;
 }
@@ -171,14 +171,14 @@ long do_kvm_set_cpuid2(struct vcpu *vcpu, void *arg)
 	struct kvm_cpuid_entry2 *entries;
 	u32 nent;
 
-	if (host_copy(&nent, &user->nent, sizeof(nent)))
+	if (!host_copy_user(&nent, user_field(user, nent), sizeof(nent)))
 		return -EFAULT;
 	if (nent > CPUID_ENTRIES_MAX)
 		return -E2BIG;
 	entries = calloc(nent ? nent : 1, sizeof(*entries));
 	if (!entries)
 		return -ENOMEM;
-	if (host_copy(entries, user->entries, nent * sizeof(*entries))) {
+	if (!host_copy_user(entries, user_field(user, entries), nent * sizeof(*entries))) {
 		free(entries);
 		return -EFAULT;
 	}
@@ -192,7 +192,7 @@ long do_kvm_set_cpuid(struct vcpu *vcpu, void *arg)
 	struct kvm_cpuid_entry2 *entries;
 	u32 nent;
 
-	if (host_copy(&nent, &user->nent, sizeof(nent)))
+	if (!host_copy_user(&nent, user_field(user, nent), sizeof(nent)))
 		return -EFAULT;
 	if (nent > CPUID_ENTRIES_MAX)
 		return -E2BIG;
@@ -202,7 +202,7 @@ long do_kvm_set_cpuid(struct vcpu *vcpu, void *arg)
 	for (u32 i = 0; i < nent; i++) {
 		struct kvm_cpuid_entry old;
 
-		if (host_copy(&old, &user->entries[i], sizeof(old))) {
+		if (!host_copy_user(&old, user_field(user, entries[i]), sizeof(old))) {
 			free(entries);
 			return -EFAULT;
 		}
@@ -236,7 +236,7 @@ long do_kvm_get_cpuid2(struct vcpu *vcpu, void *arg)
 	struct kvm_cpuid2 *user = arg;
 	struct { __u32 nent, padding; } head;
 
-	if (host_copy(&head, user, sizeof(head)))
+	if (!host_copy_user(&head, user, sizeof(head)))
 		return -EFAULT;
 	if (head.nent < vcpu->arch.cpuid_nent)
 		return -E2BIG;
@@ -244,7 +244,7 @@ long do_kvm_get_cpuid2(struct vcpu *vcpu, void *arg)
 	for (u32 i = 0; i < head.nent; i++) {
 		struct kvm_cpuid_entry2 now = cpuid_current(vcpu, &vcpu->arch.cpuid_entries[i]);
 
-		if (host_copy(&user->entries[i], &now, sizeof(now)))
+		if (!host_copy_user(user_field(user, entries[i]), &now, sizeof(now)))
 			return -EFAULT;
 	}
 	return host_copy(user, &head, sizeof(head)) ? -EFAULT : 0;
@@ -274,11 +274,11 @@ long do_kvm_set_signal_mask(struct vcpu *vcpu, void *arg)
 		vcpu->sigset = 0;
 		return 0;
 	}
-	if (host_copy(&len, &user->len, sizeof(len)))
+	if (!host_copy_user(&len, user_field(user, len), sizeof(len)))
 		return -EFAULT;
 	if (len != sizeof(mask))
 		return -EINVAL;
-	if (host_copy(&mask, user->sigset, sizeof(mask)))
+	if (!host_copy_user(&mask, user_field(user, sigset), sizeof(mask)))
 		return -EFAULT;
 	mask &= ~(SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP));
 	host_signal_prepare_mask(mask);

@@ -179,7 +179,7 @@ long do_kvm_set_gsi_routing(struct vm *vm, void *arg)
 	entries = malloc((head.nr + 1) * sizeof(*entries));
 	if (!entries)
 		return -ENOMEM;
-	if (host_copy_user(entries, u->entries, head.nr * sizeof(*entries))) {
+	if (host_copy_user(entries, user_field(u, entries), head.nr * sizeof(*entries))) {
 		pthread_mutex_lock(&vm->lock); /* one replacement at a time */
 		r = vm_set_gsi_routing(vm, entries, head.nr, head.flags);
 		pthread_mutex_unlock(&vm->lock);

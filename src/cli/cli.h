@@ -49,7 +49,14 @@ struct hardware {
 };
 struct hardware hardware_try(void);
 
+/* main.c: become the program. An exit status, after saying why, if that fails. */
+int program_run(char **argv, bool prefer_hardware, bool verbose);
+
 /* doctor.c */
 int doctor(void);
+
+/* trace.c, stat.c: argv[0] is the command's word. */
+int trace_main(int argc, char **argv);
+int stat_main(int argc, char **argv);
 
 #endif

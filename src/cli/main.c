@@ -15,9 +15,12 @@
 static const char usage[] =
 "Usage: softkvm [OPTION]... [run] [--] PROGRAM [ARGUMENT]...\n"
 "       softkvm doctor\n"
+"       softkvm stat [OPTION]... [PROGRAM [ARGUMENT]...]\n"
+"       softkvm trace record|decode [OPTION]... ...\n"
 "\n"
 "Run PROGRAM with KVM in software: it finds a /dev/kvm that needs no hardware\n"
-"virtualization. \"doctor\" tells what this machine has.\n"
+"virtualization. \"doctor\" tells what this machine has, \"stat\" what running VMs\n"
+"do, \"trace\" every step of them.\n"
 "\n"
 "  -H, --prefer-hardware     use the machine's own KVM if it really works\n"
 "  -v, --verbose             tell what happens (SOFTKVM_LOG=1)\n"
@@ -49,7 +52,7 @@ void complain(const char *fmt, ...)
 	fputc('\n', stderr);
 }
 
-static int run(char **argv, bool prefer_hardware, bool verbose)
+int program_run(char **argv, bool prefer_hardware, bool verbose)
 {
 	char path[PATH_MAX], preload[PATH_MAX];
 	int r = program_find(argv[0], path, sizeof(path));
@@ -137,6 +140,10 @@ int main(int argc, char **argv)
 			return usage_error("doctor takes no arguments");
 		return finish(doctor());
 	}
+	if (!dashes && optind < argc && !strcmp(argv[optind], "trace"))
+		return finish(trace_main(argc - optind, argv + optind));
+	if (!dashes && optind < argc && !strcmp(argv[optind], "stat"))
+		return finish(stat_main(argc - optind, argv + optind));
 	if (!dashes && optind < argc && !strcmp(argv[optind], "run")) {
 		optind++;
 		if (optind < argc && !strcmp(argv[optind], "--"))
@@ -144,5 +151,5 @@ int main(int argc, char **argv)
 	}
 	if (optind >= argc)
 		return usage_error("no program given");
-	return run(argv + optind, prefer_hardware, verbose);
+	return program_run(argv + optind, prefer_hardware, verbose);
 }

@@ -30,6 +30,7 @@
 #include "base/inject.h"
 #include "host/host.h"
 #include "kvm/arch.h"
+#include "kvm/trace.h"
 
 int vm_enable_dirty_ring(struct vm *vm, u64 bytes)
 {
@@ -104,6 +105,7 @@ void dirty_ring_push(struct vcpu *vcpu, const struct memslot *slot, u64 offset)
 	/* Pairs with the client's acquire: slot and offset are there when it sees DIRTY. */
 	__atomic_store_n(&gfn->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
 	atomic_store_explicit(&ring->dirty_index, index + 1, memory_order_release);
+	trace(kvm_dirty_ring_push, vcpu->id, index + 1, atomic_load(&ring->reset_index), gfn->slot, offset);
 	if (dirty_ring_soft_full(vcpu)) {
 		vcpu_make_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL);
 		/* The reserve is for one instruction, not for a block of them. */
@@ -205,9 +207,15 @@ static void reset_all(struct reset_walk *w)
 	u32 i;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	vm_for_each_vcpu(vm, vcpu, i)
-		if (vcpu->dirty_ring && !reset_ring(w, vcpu->dirty_ring))
+	vm_for_each_vcpu(vm, vcpu, i) {
+		bool more = !vcpu->dirty_ring || reset_ring(w, vcpu->dirty_ring);
+
+		if (vcpu->dirty_ring)
+			trace(kvm_dirty_ring_reset, vcpu->id, atomic_load(&vcpu->dirty_ring->dirty_index),
+			      atomic_load(&vcpu->dirty_ring->reset_index));
+		if (!more)
 			break;
+	}
 	rearm(w);
 	if (w->count)
 		vm_sync_vcpus(vm, KVM_REQ_TLB_FLUSH);

@@ -13,6 +13,7 @@
 
 #include "kvm/arch.h"
 #include "kvm/irq_routing.h"
+#include "kvm/trace.h"
 
 /* ---- tables -------------------------------------------------------------------- */
 
@@ -151,6 +152,7 @@ int vm_set_irq_locked(struct vm *vm, int source, u32 gsi, int level)
 	struct irq_routing *rt = atomic_load(&vm->routing);
 	int ret = -1;
 
+	trace(kvm_set_irq, 0, gsi, level, source);
 	if (!rt || gsi >= rt->nr_gsi || atomic_load(&vm->dead))
 		return -1;
 	/* PIC and IOAPIC both get the line: which one the guest uses is its secret. */

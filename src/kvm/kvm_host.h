@@ -22,6 +22,7 @@
 #include "base/exec.h"
 #include "base/list.h"
 #include "base/types.h"
+#include "kvm/exit_reasons.h"
 #include "kvm/kvm_abi.h"
 
 struct vm;
@@ -93,7 +94,9 @@ enum vcpu_mode {
 
 struct vcpu_stat {
 #define VCPU_STAT(name, kind, unit) u64 name;
+#define VCPU_STAT_BUCKETS(name, buckets) u64 name[buckets];
 #include "kvm/vcpu_stats.def"
+#undef VCPU_STAT_BUCKETS
 #undef VCPU_STAT
 };
 
@@ -125,7 +128,6 @@ struct vcpu {
 	struct vcpu_stat stat;		/* written by the vCPU's thread */
 	struct dirty_ring *dirty_ring;	/* NULL unless KVM_CAP_DIRTY_LOG_RING is enabled */
 	struct kvm_guest_debug guest_debug;
-	u32 halt_poll_dummy;
 };
 
 struct vm {

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "host/host.h"
-#include "kvm/kvm_host.h"
+#include "kvm/stats.h"
 
 #define STATS_NAME_SIZE 48
 
@@ -31,6 +31,14 @@ _Static_assert(sizeof(struct stats_desc) == sizeof(struct kvm_stats_desc) + STAT
 
 /* Seconds are counted in nanoseconds. */
 #define EXPONENT(unit) (UNIT_##unit == UNIT_SECONDS ? -9 : 0)
+#define STATS_BUCKETS(owner, field, buckets)                                     \
+	{                                                                       \
+		.flags = KVM_STATS_TYPE_LINEAR_HIST | UNIT_NONE | KVM_STATS_BASE_POW10, \
+		.size = (buckets),                                              \
+		.bucket_size = 1,                                               \
+		.offset = offsetof(struct owner, field),                        \
+		.name = #field,                                                 \
+	},
 #define STATS_DESC(owner, field, kind, unit)                                    \
 	{                                                                       \
 		.flags = KVM_STATS_TYPE_##kind | UNIT_##unit | KVM_STATS_BASE_POW10, \
@@ -48,9 +56,27 @@ static const struct stats_desc vm_descs[] = {
 
 static const struct stats_desc vcpu_descs[] = {
 #define VCPU_STAT(name, kind, unit) STATS_DESC(vcpu_stat, name, kind, unit)
+#define VCPU_STAT_BUCKETS(name, buckets) STATS_BUCKETS(vcpu_stat, name, buckets)
 #include "kvm/vcpu_stats.def"
+#undef VCPU_STAT_BUCKETS
 #undef VCPU_STAT
 };
+
+struct stats_block vm_stats_block(void)
+{
+	return (struct stats_block){
+		.descs = (uintptr_t)vm_descs, .nr_descs = ARRAY_SIZE(vm_descs), .desc_size = sizeof(vm_descs[0]),
+		.values = offsetof(struct vm, stat), .values_size = sizeof(struct vm_stat),
+	};
+}
+
+struct stats_block vcpu_stats_block(void)
+{
+	return (struct stats_block){
+		.descs = (uintptr_t)vcpu_descs, .nr_descs = ARRAY_SIZE(vcpu_descs), .desc_size = sizeof(vcpu_descs[0]),
+		.values = offsetof(struct vcpu, stat), .values_size = sizeof(struct vcpu_stat),
+	};
+}
 
 /* One section of the file. */
 struct section {

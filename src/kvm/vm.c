@@ -12,7 +12,8 @@
 #include "kvm/arch.h"
 #include "kvm/io_bus.h"
 #include "kvm/irq_routing.h"
-#include "kvm/kvm_host.h"
+#include "kvm/stats.h"
+#include "kvm/trace.h"
 
 _Static_assert(sizeof(struct vm) <= 8192, "a VM that never ran stays small");
 
@@ -48,6 +49,7 @@ struct vm *vm_create(unsigned long type, int *err)
 	*err = -EINVAL;
 	if (type)
 		return NULL;
+	trace_init();
 	*err = -ENOMEM;
 	vm = calloc(1, sizeof(*vm));
 	if (!vm)
@@ -65,6 +67,7 @@ struct vm *vm_create(unsigned long type, int *err)
 		vm_free(vm);
 		return NULL;
 	}
+	stats_vm_created(vm);
 	return vm;
 }
 
@@ -77,6 +80,7 @@ void vm_destroy(struct vm *vm)
 {
 	u32 nr = atomic_load(&vm->nr_vcpus);
 
+	stats_vm_destroyed(vm);
 	pthread_mutex_lock(&vm->irq_lock);
 	atomic_store(&vm->dead, 1);
 	pthread_mutex_unlock(&vm->irq_lock);
@@ -93,6 +97,7 @@ void vm_destroy(struct vm *vm)
 	free(atomic_load(&vm->routing));
 	free(vm->arch.msr_filter);
 	vcpu_array_free(vm);
+	trace_flush();
 	vm_free(vm);
 }
 

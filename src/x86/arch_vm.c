@@ -67,6 +67,8 @@ void arch_vcpu_destroy(struct vcpu *vcpu)
 {
 	struct vcpu_arch *a = &vcpu->arch;
 
+	if (a->dbt)
+		dbt_destroy(vcpu);
 	if (a->interp)
 		interp_destroy(vcpu);
 	if (a->mmu)

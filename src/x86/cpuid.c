@@ -15,6 +15,7 @@
 
 #include "host/host.h"
 #include "kvm/kvm_host.h"
+#include "kvm/trace.h"
 #include "x86/cr.h"
 #include "x86/irqchip.h"
 #include "x86/x86.h"
@@ -426,10 +427,11 @@ static void apply_state(struct vcpu *vcpu, u32 function, u32 index, u32 *eax, u3
 	}
 }
 
-void guest_cpuid(struct vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
+static bool cpuid_answer(struct vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 {
 	u32 function = *eax, index = *ecx;
 	const struct kvm_cpuid_entry2 *e = cpuid_find(vcpu, function, index);
+	bool found = e;
 
 	if (!e)
 		e = out_of_range(vcpu, &function, index);
@@ -439,7 +441,7 @@ void guest_cpuid(struct vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 		*ecx = e->ecx;
 		*edx = e->edx;
 		apply_state(vcpu, function, index, eax, ebx, ecx, edx);
-		return;
+		return found;
 	}
 	*eax = *ebx = *ecx = *edx = 0;
 	/* Past the last topology level: the index and the x2APIC id still show. */
@@ -450,6 +452,15 @@ void guest_cpuid(struct vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 			*edx = e->edx;
 		}
 	}
+	return false;
+}
+
+void guest_cpuid(struct vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
+{
+	u64 function = *eax, index = *ecx;
+	u64 found = cpuid_answer(vcpu, eax, ebx, ecx, edx);
+
+	trace(kvm_cpuid, vcpu->id, function << 32 | index, found << 32 | *eax, *ebx, *ecx, *edx);
 }
 
 /* ---- what follows from the client's choice -------------------------------------------- */

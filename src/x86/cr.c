@@ -220,7 +220,7 @@ bool cr8_write(struct vcpu *vcpu, u64 value)
 	if (vcpu->arch.apic)
 		lapic_set_tpr(vcpu, value);
 	else
-		vcpu->arch.cr8_dummy = value;
+		vcpu->arch.cr8 = value;
 	return true;
 }
 
@@ -231,7 +231,7 @@ enum exec set_cr8(struct vcpu *vcpu, u64 value)
 
 u64 get_cr8(struct vcpu *vcpu)
 {
-	return vcpu->arch.apic ? lapic_get_tpr(vcpu) : vcpu->arch.cr8_dummy;
+	return vcpu->arch.apic ? lapic_get_tpr(vcpu) : vcpu->arch.cr8;
 }
 
 enum exec set_xcr(struct vcpu *vcpu, u32 index, u64 value)

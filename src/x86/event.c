@@ -15,6 +15,7 @@
  */
 #include <string.h>
 
+#include "kvm/trace.h"
 #include "x86/irqchip.h"
 #include "x86/ops/descriptor.h"
 
@@ -416,7 +417,7 @@ static enum exec exit_debug(struct vcpu *vcpu)
 {
 	struct kvm_debug_exit_arch *arch = &vcpu->run->debug.arch;
 
-	vcpu->run->exit_reason = KVM_EXIT_DEBUG;
+	vcpu->run->exit_reason = named_exit(KVM_EXIT_DEBUG);
 	arch->exception = DB_VECTOR;
 	arch->pc = linear_rip(vcpu);
 	arch->dr6 = vcpu->arch.exception.payload | DR6_FIXED_1 | DR6_ACTIVE_LOW_RTM;
@@ -464,7 +465,7 @@ static enum exec delivery_in_mmio(struct vcpu *vcpu, u8 vector)
 
 	vcpu->arch.mmio.pending = false;
 	vcpu->arch.mmio.nr = vcpu->arch.mmio.cursor = 0;
-	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	run->exit_reason = named_exit(KVM_EXIT_INTERNAL_ERROR);
 	run->internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
 	run->internal.ndata = 1;
 	run->internal.data[0] = vector;
@@ -488,6 +489,7 @@ static enum exec inject_exception(struct vcpu *vcpu)
 	u8 vector = e->vector;
 	enum exec r;
 
+	trace(kvm_inj_exception, vcpu->id, vector, e->has_error_code, e->error_code, e->injected);
 	apply_payload(vcpu, e);
 	e->pending = false;
 	e->injected = true;
@@ -515,8 +517,10 @@ static enum exec inject_nmi(struct vcpu *vcpu)
 static enum exec inject_interrupt(struct vcpu *vcpu)
 {
 	struct pending_interrupt *irq = &vcpu->arch.interrupt;
-	enum exec r = deliver_event(vcpu, irq->nr, irq->soft ? EVENT_SOFT_INT : EVENT_EXT_INTERRUPT, false, 0);
+	enum exec r;
 
+	trace(kvm_inj_virq, vcpu->id, irq->nr, irq->soft);
+	r = deliver_event(vcpu, irq->nr, irq->soft ? EVENT_SOFT_INT : EVENT_EXT_INTERRUPT, false, 0);
 	if (r == EXEC_BRANCH || r == EXEC_FAULT) {
 		irq->injected = false;
 		vcpu->stat.irq_injections++;

@@ -10,6 +10,7 @@
 #include <linux/kvm_para.h>
 
 #include "host/host.h"
+#include "kvm/trace.h"
 #include "x86/irqchip.h"
 #include "x86/pvclock.h"
 
@@ -117,7 +118,7 @@ static enum exec hc_map_gpa_range(struct vcpu *vcpu, struct hypercall *hc)
 		hc->ret = -KVM_EINVAL;
 		return EXEC_OK;
 	}
-	run->exit_reason = KVM_EXIT_HYPERCALL;
+	run->exit_reason = named_exit(KVM_EXIT_HYPERCALL);
 	memset(&run->hypercall, 0, sizeof(run->hypercall));
 	run->hypercall.nr = KVM_HC_MAP_GPA_RANGE;
 	run->hypercall.args[0] = gpa;
@@ -161,6 +162,7 @@ enum exec emulate_hypercall(struct vcpu *vcpu)
 	enum exec r = EXEC_OK;
 
 	hypercall_fetch(vcpu, &hc);
+	trace(kvm_hypercall, vcpu->id, hc.nr, hc.a[0], hc.a[1], hc.a[2], hc.a[3]);
 	if (vcpu->arch.cpl)
 		hc.ret = -KVM_EPERM;
 	else if (hc.nr < ARRAY_SIZE(hypercalls) && hypercalls[hc.nr])

@@ -15,6 +15,7 @@
  */
 #include <string.h>
 
+#include "kvm/trace.h"
 #include "x86/irqchip.h"
 #include "x86/x86.h"
 
@@ -51,8 +52,18 @@ static struct mmio_access *log_new(struct vcpu *vcpu, gpa_t gpa, const void *dat
 	return a;
 }
 
-static void log_answered(struct vcpu *vcpu)
+/* An access with its data: written, or answered. */
+static void trace_access(struct vcpu *vcpu, const struct mmio_access *a)
 {
+	if (a->pio)
+		trace(kvm_pio, vcpu->id, a->write, a->gpa, a->len, 1, trace_value(a->data, a->len));
+	else
+		trace(kvm_mmio, vcpu->id, a->write ? 2 : 1, a->len, a->gpa, trace_value(a->data, a->len));
+}
+
+static void log_answered(struct vcpu *vcpu, const struct mmio_access *a)
+{
+	trace_access(vcpu, a);
 	vcpu->arch.mmio.nr++;
 	vcpu->arch.mmio.cursor++;
 }
@@ -61,7 +72,11 @@ static enum exec exit_mmio(struct vcpu *vcpu, const struct mmio_access *a)
 {
 	struct kvm_run *run = vcpu->run;
 
-	run->exit_reason = KVM_EXIT_MMIO;
+	if (a->write)
+		trace_access(vcpu, a);
+	else
+		trace(kvm_mmio, vcpu->id, 0, a->len, a->gpa);
+	run->exit_reason = named_exit(KVM_EXIT_MMIO);
 	run->mmio.phys_addr = a->gpa;
 	run->mmio.len = a->len;
 	run->mmio.is_write = a->write;
@@ -78,7 +93,9 @@ static enum exec exit_pio(struct vcpu *vcpu, const struct mmio_access *a)
 {
 	struct kvm_run *run = vcpu->run;
 
-	run->exit_reason = KVM_EXIT_IO;
+	if (a->write)
+		trace_access(vcpu, a);
+	run->exit_reason = named_exit(KVM_EXIT_IO);
 	run->io.direction = a->write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = a->len;
 	run->io.port = a->gpa;
@@ -132,7 +149,7 @@ enum exec mmio_read(struct vcpu *vcpu, gpa_t gpa, void *data, unsigned len)
 	if (!device_read(vcpu, gpa, a->data, len))
 		return exit_mmio(vcpu, a);
 	memcpy(data, a->data, len);
-	log_answered(vcpu);
+	log_answered(vcpu, a);
 	return EXEC_OK;
 }
 
@@ -147,7 +164,7 @@ enum exec mmio_write(struct vcpu *vcpu, gpa_t gpa, const void *data, unsigned le
 		return EXEC_UNHANDLED;
 	if (!device_write(vcpu, gpa, data, len))
 		return exit_mmio(vcpu, a);
-	log_answered(vcpu);
+	log_answered(vcpu, a);
 	return EXEC_OK;
 }
 
@@ -170,7 +187,7 @@ enum exec pio_read(struct vcpu *vcpu, u16 port, void *data, unsigned len)
 	if (!irqchip_pio_read(vcpu->vm, port, a->data, len))
 		return exit_pio(vcpu, a);
 	memcpy(data, a->data, len);
-	log_answered(vcpu);
+	log_answered(vcpu, a);
 	return EXEC_OK;
 }
 
@@ -185,7 +202,7 @@ enum exec pio_write(struct vcpu *vcpu, u16 port, const void *data, unsigned len)
 		return EXEC_UNHANDLED;
 	if (!irqchip_pio_write(vcpu->vm, port, data, len) && !vm_pio_write(vcpu->vm, port, len, data))
 		return exit_pio(vcpu, a);
-	log_answered(vcpu);
+	log_answered(vcpu, a);
 	return EXEC_OK;
 }
 
@@ -202,7 +219,9 @@ void mmio_complete_userspace(struct vcpu *vcpu)
 		log->nr = 0;
 		return;
 	}
-	if (!a->write)
+	if (!a->write) {
 		memcpy(a->data, a->pio ? vcpu->pio_data : vcpu->run->mmio.data, a->len);
+		trace_access(vcpu, a);
+	}
 	log->nr++;
 }

@@ -11,6 +11,7 @@
  */
 #include "host/host.h"
 #include "kvm/kvm_host.h"
+#include "kvm/trace.h"
 #include "x86/cr.h"
 #include "x86/irqchip.h"
 #include "x86/msr.h"
@@ -853,12 +854,14 @@ static enum exec exit_to_userspace(struct vcpu *vcpu, u32 kind, u32 index, u64 d
 {
 	struct kvm_run *run = vcpu->run;
 
-	if (!(vcpu->vm->arch.user_space_msr_mask & reason))
+	if (!(vcpu->vm->arch.user_space_msr_mask & reason)) {
+		trace(kvm_msr, vcpu->id, kind == MSR_EXIT_WRITE, index, data, true);
 		return queue_gp(vcpu, 0);
+	}
 	vcpu->arch.msr_exit_kind = kind;
 	vcpu->arch.msr_exit_index = index;
 	vcpu->arch.msr_exit_rip = linear_rip(vcpu);
-	run->exit_reason = kind == MSR_EXIT_READ ? KVM_EXIT_X86_RDMSR : KVM_EXIT_X86_WRMSR;
+	run->exit_reason = kind == MSR_EXIT_READ ? named_exit(KVM_EXIT_X86_RDMSR) : named_exit(KVM_EXIT_X86_WRMSR);
 	run->msr.error = 0;
 	for (unsigned i = 0; i < sizeof(run->msr.pad); i++)
 		run->msr.pad[i] = 0;
@@ -889,8 +892,10 @@ enum exec guest_rdmsr(struct vcpu *vcpu, u32 index, u64 *value)
 	barred = filtered(vcpu, index, false);
 	if (!barred) {
 		r = read_any(vcpu, index, value, false);
-		if (likely(!r))
+		if (likely(!r)) {
+			trace(kvm_msr, vcpu->id, false, index, *value);
 			return EXEC_OK;
+		}
 	}
 	return exit_to_userspace(vcpu, MSR_EXIT_READ, index, 0, exit_reason(barred, r));
 }
@@ -905,8 +910,10 @@ enum exec guest_wrmsr(struct vcpu *vcpu, u32 index, u64 value)
 	barred = filtered(vcpu, index, true);
 	if (!barred) {
 		r = write_any(vcpu, index, value, false);
-		if (likely(!r))
+		if (likely(!r)) {
+			trace(kvm_msr, vcpu->id, true, index, value);
 			return EXEC_OK;
+		}
 	}
 	return exit_to_userspace(vcpu, MSR_EXIT_WRITE, index, value, exit_reason(barred, r));
 }

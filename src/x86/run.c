@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "host/host.h"
 #include "kvm/dirty_ring.h"
+#include "kvm/trace.h"
 #include "x86/cr.h"
 #include "x86/debug.h"
 #include "x86/irqchip.h"
@@ -119,7 +120,7 @@ enum exec vcpu_halt(struct vcpu *vcpu)
 	if (vcpu->arch.apic)
 		atomic_store(&vcpu->arch.mp_state, KVM_MP_STATE_HALTED);
 	else
-		vcpu->arch.exit_after_insn = KVM_EXIT_HLT;
+		vcpu->arch.exit_after_insn = named_exit(KVM_EXIT_HLT);
 	return EXEC_END;
 }
 
@@ -164,6 +165,7 @@ static void timer_check(struct vcpu *vcpu)
 static void vcpu_block(struct vcpu *vcpu)
 {
 	struct vcpu_arch *a = &vcpu->arch;
+	u64 begin = host_now_ns();
 
 	vcpu->stat.blocking = 1;
 	for (;;) {
@@ -196,6 +198,7 @@ static void vcpu_block(struct vcpu *vcpu)
 		vcpu_wait(vcpu, a->apic ? lapic_timer_deadline(vcpu) : ~0ull);
 	}
 	vcpu->stat.blocking = 0;
+	trace(kvm_vcpu_wakeup, vcpu->id, host_now_ns() - begin, true, true);
 }
 
 /* ---- exits to userspace --------------------------------------------------------------- */
@@ -234,7 +237,7 @@ void report_unhandled(struct vcpu *vcpu)
 		  (unsigned long long)a->cr3, (unsigned long long)a->cr4, (unsigned long long)a->efer,
 		  (unsigned long long)a->rflags, n ? hex : "(not fetchable)");
 	vcpu->stat.insn_emulation_fail++;
-	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	run->exit_reason = named_exit(KVM_EXIT_INTERNAL_ERROR);
 	run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
 	run->emulation_failure.ndata = n ? 4 : 0;
 	run->emulation_failure.flags = n ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0;
@@ -283,7 +286,8 @@ static int take_requests(struct vcpu *vcpu)
 	if (vcpu_check_request(vcpu, KVM_REQ_VM_DEAD) || atomic_load(&vcpu->vm->dead))
 		return -EIO;
 	if (vcpu_check_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL) && dirty_ring_soft_full(vcpu)) {
-		run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		trace(kvm_dirty_ring_exit, vcpu->id, 0);
+		run->exit_reason = named_exit(KVM_EXIT_DIRTY_RING_FULL);
 		vcpu->stat.dirty_ring_full_exits++;
 		return 0;
 	}
@@ -303,16 +307,16 @@ static int take_requests(struct vcpu *vcpu)
 		steal_time_update(vcpu);
 	if (vcpu_check_request(vcpu, KVM_REQ_TRIPLE_FAULT) || vcpu->arch.triple_fault_pending) {
 		vcpu->arch.triple_fault_pending = false;
-		run->exit_reason = KVM_EXIT_SHUTDOWN;
+		run->exit_reason = named_exit(KVM_EXIT_SHUTDOWN);
 		return 0;
 	}
 	if (vcpu_check_request(vcpu, KVM_REQ_IOAPIC_EOI)) {
-		run->exit_reason = KVM_EXIT_IOAPIC_EOI;
+		run->exit_reason = named_exit(KVM_EXIT_IOAPIC_EOI);
 		run->eoi.vector = vcpu->arch.pending_ioapic_eoi;
 		return 0;
 	}
 	if (check_requests(vcpu, KVM_REQ_SIGNAL, KVM_REQ_STOP)) {
-		run->exit_reason = KVM_EXIT_INTR;
+		run->exit_reason = named_exit(KVM_EXIT_INTR);
 		vcpu->stat.signal_exits++;
 		return -EINTR;
 	}
@@ -358,7 +362,12 @@ static int engine_exit(struct vcpu *vcpu, enum exec r)
 
 static int run_engine(struct vcpu *vcpu, bool single)
 {
-	return engine_exit(vcpu, interp_run(vcpu, single));
+	enum exec r;
+
+	trace(kvm_entry, vcpu->id, vcpu->arch.rip, vcpu->run->immediate_exit);
+	r = !single && in_64bit_mode(vcpu) && dbt_wanted(vcpu) ? dbt_run(vcpu) : interp_run(vcpu, single);
+	trace(kvm_exit, vcpu->id, r, vcpu->arch.rip, r == EXEC_EXIT ? vcpu->run->exit_reason : 0);
+	return engine_exit(vcpu, r);
 }
 
 /* About to sleep or to return to userspace: leave nothing half done in guest memory or host registers. */
@@ -402,7 +411,7 @@ static int run_turn(struct vcpu *vcpu)
 	if (unlikely(e != EXEC_OK && e != EXEC_BRANCH))
 		return engine_exit(vcpu, e);
 	if (vcpu->run->request_interrupt_window && ready_for_injection(vcpu)) {
-		vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+		vcpu->run->exit_reason = named_exit(KVM_EXIT_IRQ_WINDOW_OPEN);
 		vcpu->stat.irq_window_exits++;
 		return 0;
 	}
@@ -453,7 +462,7 @@ static int wait_for_sipi(struct vcpu *vcpu)
 	if (vcpu_check_request(vcpu, KVM_REQ_VM_DEAD))
 		return -EIO;
 	if (check_requests(vcpu, KVM_REQ_SIGNAL, KVM_REQ_STOP)) {
-		vcpu->run->exit_reason = KVM_EXIT_INTR;
+		vcpu->run->exit_reason = named_exit(KVM_EXIT_INTR);
 		vcpu->stat.signal_exits++;
 		return -EINTR;
 	}
@@ -480,6 +489,19 @@ static int run_prepare(struct vcpu *vcpu)
 	return 0;
 }
 
+/* KVM_RUN is about to return r. kvm_run is the client's to scribble on: its exit_reason is read once. */
+static void run_account(struct vcpu *vcpu, int r)
+{
+	u32 reason = *(volatile u32 *)&vcpu->run->exit_reason;
+
+	trace(kvm_userspace_exit, vcpu->id, reason, (s64)r);
+	if (r == -EINTR)
+		reason = named_exit(KVM_EXIT_INTR);
+	else if (r)
+		return;
+	vcpu->stat.userspace_exits[min(reason, EXIT_REASON_BUCKETS - 1u)]++;
+}
+
 int arch_vcpu_run(struct vcpu *vcpu)
 {
 	struct host_guest_ctx ctx = {
@@ -499,6 +521,7 @@ int arch_vcpu_run(struct vcpu *vcpu)
 		r = run_loop(vcpu);
 	run_save(vcpu);
 	sync_regs_store(vcpu);
+	run_account(vcpu, r);
 	atomic_fetch_and(&vcpu->requests, ~BIT_ULL(KVM_REQ_SIGNAL));
 	/* The client's handlers run in here, on its own stack. */
 	host_guest_leave(&ctx);

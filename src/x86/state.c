@@ -59,6 +59,8 @@ void state_changed(struct vcpu *vcpu)
 	mmu_flush_all(vcpu);
 	if (vcpu->arch.interp)
 		interp_flush(vcpu);
+	if (vcpu->arch.dbt)
+		dbt_flush(vcpu);
 	vcpu_make_request(vcpu, KVM_REQ_EVENT);
 }
 

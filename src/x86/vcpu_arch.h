@@ -175,6 +175,7 @@ struct pio_batch {
 };
 
 struct lapic;
+struct dbt;		/* x86/dbt: translated code; private to the engine */
 struct interp;		/* x86/interp: block cache, arena; private to the engine */
 struct tlb;		/* x86/mmu: software TLB */
 struct mtrr_state {
@@ -187,10 +188,10 @@ struct x86_msrs {
 	u64 star, lstar, cstar, sf_mask, kernel_gs_base, tsc_aux;
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 pat, apic_base, misc_enable, spec_ctrl, tsc_adjust, tsc_deadline;
-	u64 ia32_xss, arch_capabilities, platform_info, misc_features_enables, hwcr, u_cet_dummy;
+	u64 ia32_xss, arch_capabilities, platform_info, misc_features_enables, hwcr;
 	u64 mcg_status, mcg_ctl, mcg_cap, mce_banks[32 * 4];
-	u64 feature_control, smbase, perf_capabilities, debugctl, ucode_rev;
-	u64 de_cfg, virt_spec_ctrl, feat_filler[8];
+	u64 feature_control, perf_capabilities, debugctl, ucode_rev;
+	u64 de_cfg, virt_spec_ctrl;
 	u64 osvw_length, osvw_status, power_ctl, smi_count;
 	struct mtrr_state mtrr;
 	/* KVM paravirtual */
@@ -220,7 +221,8 @@ struct vcpu_arch {
 	gpa_t code_page;		/* gpa of the page being executed, or ~0 */
 	u64 tsc_offset;			/* guest TSC = host TSC (scaled) + offset */
 	/* --- registers --- */
-	u64 cr0, cr2, cr3, cr4, cr8_dummy, efer, xcr0;
+	u64 cr0, cr2, cr3, cr4, efer, xcr0;
+	u64 cr8;			/* task priority while there is no local APIC to hold it */
 	u64 pdptrs[4];			/* PAE: loaded at CR3 load */
 	bool pdptrs_from_userspace;
 	u64 dr[4], dr6, dr7;
@@ -267,16 +269,14 @@ struct vcpu_arch {
 	u64 tsc_scaling;		/* 48-bit fixed point ratio to host, 0: 1:1 */
 	u64 last_guest_tsc;
 	bool clock_update_due;		/* KVM_REQ_CLOCK_UPDATE taken while halted */
-	u32 pvclock_version_dummy;
 	u64 st_last_steal;		/* steal time: run_delay at last update, ns */
 	u64 st_switches;		/* context switches when run_delay was last read, ... */
 	u64 st_run_delay;		/* ... and what it was; own thread only */
 	bool pvclock_stopped;		/* KVM_KVMCLOCK_CTRL: tell the guest it was paused */
 	bool tpr_reporting;
 	gpa_t vapic_addr;
-	bool smm_dummy;
-	bool exit_on_emulation_error;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE is per VM; cached */
 	struct interp *interp;		/* allocated at first KVM_RUN */
+	struct dbt *dbt;		/* the translator's, likewise; NULL: not in use */
 };
 
 struct pic;
@@ -301,7 +301,7 @@ struct vm_arch {
 	struct msr_filter *msr_filter;	/* KVM_X86_SET_MSR_FILTER; under slots_lock, freed after vm_sync_vcpus() */
 	u64 hypercall_exit_enabled;	/* KVM_CAP_EXIT_HYPERCALL */
 	bool exception_payload, triple_fault_event, exit_on_emulation_failure;
-	bool platform_info_visible_dummy, guest_can_read_platform_info;
+	bool guest_can_read_platform_info;
 	u64 identity_map_addr, tss_addr;
 	pthread_mutex_t clock_lock;
 	s64 kvmclock_offset;		/* kvmclock at clock_base_tsc, ns; under clock_lock */
@@ -313,7 +313,6 @@ struct vm_arch {
 	u64 clock_base_tsc;		/* host TSC at which kvmclock read kvmclock_offset; under clock_lock */
 	u32 nr_mmu_pages;
 	_Atomic u32 split_lock;		/* held around locked accesses that cross pages (interp/thunk.c) */
-	bool bsp_chosen_dummy;
 };
 
 #endif

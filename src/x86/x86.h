@@ -193,6 +193,17 @@ enum exec interp_run(struct vcpu *vcpu, bool single_instruction);
 void interp_destroy(struct vcpu *vcpu);
 /* Translations of code derived from state that just changed wholesale (SET_SREGS, slots): recheck bytes. */
 void interp_flush(struct vcpu *vcpu);
+/* How often the interpreter has dropped all its blocks and thunks. */
+u32 interp_generation(struct vcpu *vcpu);
+/* Decoding needs its caches: false without memory. Room for the thunks of nr instructions; may drop everything. */
+bool interp_prepare(struct vcpu *vcpu);
+void interp_make_room(struct vcpu *vcpu, unsigned nr);
+
+/* The translator: the same contract, for 64-bit mode without single steps; the run loop asks first. */
+bool dbt_wanted(const struct vcpu *vcpu);
+enum exec dbt_run(struct vcpu *vcpu);
+void dbt_destroy(struct vcpu *vcpu);
+void dbt_flush(struct vcpu *vcpu);
 /* Decode the instruction at rip for diagnostics: bytes to buf (15 max), returns their number. */
 unsigned fetch_insn_bytes(struct vcpu *vcpu, u8 *buf);
 

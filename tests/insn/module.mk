@@ -18,3 +18,23 @@ $(INSN_TESTS):
 check-programs: $(INSN_TESTS)
 check-insn: $(INSN_TESTS)
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(INSN_TESTS)
+
+# The host CPU as oracle for the whole engine: a quick choice of forms in `make check`, all of them
+# (ten million cases and more, a few minutes) by `make check-insn-long`. Not under sanitizers, whose
+# shadow memory lies where the test needs nothing to be.
+ORACLE := $(BUILD)/tests/insn/oracle
+ORACLE_OBJ := $(patsubst %,$(BUILD)/obj/tests/insn/%.o,oracle oracle_gen oracle_guest oracle_native)
+-include $(ORACLE_OBJ:.o=.d)
+$(ORACLE): $(ORACLE_OBJ) $(CORE_OBJ)
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD      $@")
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+
+ifneq ($(filter rel dbg,$(MODE)),)
+CHECKS += $(ORACLE)
+check-programs: $(ORACLE)
+endif
+
+.PHONY: check-insn-long
+check-insn-long: $(ORACLE)
+	$(ORACLE) --long

@@ -212,6 +212,10 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME")
     args = parser.parse_args()
 
+    # The tests run in sessions of their own: a killed run.py has to take them along.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+
     host = host_features()
     rows = read_expectations(os.path.join(HERE, "expect.txt"), host)
     chosen = select(rows, args)

@@ -63,7 +63,7 @@ struct dbt_block {
 	u8 ctx;				/* enum tlb_context */
 	bool main_host;			/* flags are expected in the host's at `main` */
 	u16 len;
-	u32 self;			/* its exit record that leads to itself */
+	u32 leave;			/* code that leaves for the dispatcher with rip at va */
 	u32 main;			/* code offset all entries go through */
 	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
 	u32 code_end;

@@ -38,6 +38,22 @@ static void put_vector(struct emit *e, bool avx, bool store, u8 reg, u8 base, s3
 	}
 }
 
+/* As mxcsr_load() does; T1 = vcpu. */
+static void put_mxcsr_load(struct emit *e)
+{
+	u32 skip;
+
+	put_rm(e, W4, 0x80, 7, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
+	put8(e, 0);
+	put_jcc(e, CC_NE, 0);
+	skip = e->at - 4;
+	put_rm(e, W4, OPC_0F | 0xae, 3, MEM_BASE(T1, VCPU(fpu.host_mxcsr)));	/* stmxcsr */
+	put_rm(e, W4, OPC_0F | 0xae, 2, MEM_BASE(T1, VCPU(fpu.mxcsr)));		/* ldmxcsr */
+	put_rm(e, W4, 0xc6, 0, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
+	put8(e, 1);
+	patch_rel32(e, skip, e->at);
+}
+
 static void put_vectors(struct emit *e, bool store, u8 base)
 {
 	bool avx = host_xcr0() & XFEATURE_AVX;
@@ -60,6 +76,8 @@ static void put_vectors_if_live(struct emit *e, bool store, s32 off)
 	put_jcc(e, CC_E, 0);
 	skip = e->at - 4;
 	put_vectors(e, store, T1);
+	if (!store)
+		put_mxcsr_load(e);
 	patch_rel32(e, skip, e->at);
 }
 
@@ -191,23 +209,13 @@ static void emit_slow(struct dbt *d)
 static void emit_load_vec(struct dbt *d)
 {
 	struct emit *e = &d->emit;
-	u32 skip;
 
 	d->load_vec = e->at;
 	put_load(e, T1, SLOT(8 + FRAME_VCPU));
 	put_vectors(e, false, T1);
 	put_rm(e, W4, 0xc6, 0, SLOT(8 + FRAME_VEC));
 	put8(e, 1);
-	/* As mxcsr_load() does. */
-	put_rm(e, W4, 0x80, 7, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
-	put8(e, 0);
-	put_jcc(e, CC_NE, 0);
-	skip = e->at - 4;
-	put_rm(e, W4, OPC_0F | 0xae, 3, MEM_BASE(T1, VCPU(fpu.host_mxcsr)));	/* stmxcsr */
-	put_rm(e, W4, OPC_0F | 0xae, 2, MEM_BASE(T1, VCPU(fpu.mxcsr)));		/* ldmxcsr */
-	put_rm(e, W4, 0xc6, 0, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
-	put8(e, 1);
-	patch_rel32(e, skip, e->at);
+	put_mxcsr_load(e);
 	put8(e, 0xc3);
 }
 

@@ -8,6 +8,8 @@
  *     decoded instructions are shared by everything with the same two.
  *  2. An encoding nobody claims is #UD. There is no fallback that executes it.
  */
+#include <string.h>
+
 #include "host/host.h"
 #include "x86/decode/decode.h"
 
@@ -298,24 +300,32 @@ static void decode_invalid(ZyanStatus status, unsigned avail, struct insn *insn)
 
 bool decode_insn(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn)
 {
-	ZydisDecoder decoder;
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	struct decode_ctx ctx = { .zi = &zi, .ops = ops, .vcpu = vcpu, .bytes = bytes };
+
+	return decode_insn_full(vcpu, bytes, avail, insn, &zi, ops);
+}
+
+bool decode_insn_full(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn,
+		      ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops)
+{
+	struct decode_ctx ctx = { .zi = zi, .ops = ops, .vcpu = vcpu, .bytes = bytes };
+	ZydisDecoder decoder;
 	ZyanStatus status;
 
 	decoder_init(vcpu, &decoder);
-	status = ZydisDecoderDecodeFull(&decoder, bytes, avail, &zi, ops);
+	status = ZydisDecoderDecodeFull(&decoder, bytes, avail, zi, ops);
 	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < INSN_MAX_LEN)
 		return false;
 	if (!ZYAN_SUCCESS(status)) {
+		memset(zi, 0, sizeof(*zi));
 		/* Fifteen bytes and still not complete is too long as well. */
 		decode_invalid(status == ZYDIS_STATUS_NO_MORE_DATA ? ZYDIS_STATUS_INSTRUCTION_TOO_LONG : status,
 			       avail, insn);
 		return true;
 	}
-	set_operands(&zi, ops, insn);
-	insn->fn = feature_gate(vcpu, &zi, ops);
+	set_operands(zi, ops, insn);
+	insn->fn = feature_gate(vcpu, zi, ops);
 	if (!insn->fn)
 		insn->fn = select_handler(&ctx, insn);
 	if (insn->fn == op_ud || insn->fn == op_nm)

@@ -13,5 +13,8 @@
  * exception); false only if the instruction goes on after the bytes given.
  */
 bool decode_insn(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn);
+/* The same, and what Zydis said: all zeros (an invalid mnemonic) if the encoding is invalid. */
+bool decode_insn_full(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn,
+		      ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops);
 
 #endif

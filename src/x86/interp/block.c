@@ -67,6 +67,7 @@ void block_cache_reset(struct vcpu *vcpu)
 	in->blocks.used = 0;
 	block_cache_forget_jumps(&in->blocks);
 	thunk_cache_reset(&in->thunks);
+	in->generation++;
 	mmu_clear_code_pages(vcpu);
 }
 

@@ -55,6 +55,23 @@ void interp_flush(struct vcpu *vcpu)
 		block_cache_forget_jumps(&vcpu->arch.interp->blocks);
 }
 
+u32 interp_generation(struct vcpu *vcpu)
+{
+	return vcpu->arch.interp ? vcpu->arch.interp->generation : 0;
+}
+
+bool interp_prepare(struct vcpu *vcpu)
+{
+	return likely(vcpu->arch.interp) || interp_create(vcpu);
+}
+
+/* Make room for the thunks of nr instructions by dropping everything, if need be. */
+void interp_make_room(struct vcpu *vcpu, unsigned nr)
+{
+	if (unlikely(!thunk_cache_has_room(&vcpu->arch.interp->thunks, nr)))
+		block_cache_reset(vcpu);
+}
+
 /* The verified block at rip, or NULL with *r. */
 static inline struct block *block_at_rip(struct vcpu *vcpu, enum exec *r)
 {
@@ -199,6 +216,9 @@ static enum exec run_blocks(struct vcpu *vcpu)
 
 		if (unlikely(vcpu_has_requests(vcpu)))
 			return EXEC_RETRY;
+		/* The translator's turn. */
+		if (a->dbt && in_64bit_mode(vcpu))
+			return EXEC_END;
 		if (unlikely((a->rflags & watch) | a->interrupt_shadow))
 			return a->rflags & watch & ~(u64)X86_EFLAGS_RF || a->interrupt_shadow ?
 				       EXEC_END : exec_one(vcpu);

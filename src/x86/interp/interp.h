@@ -9,6 +9,7 @@
 struct interp {
 	struct block_cache blocks;
 	struct thunk_cache thunks;
+	u32 generation;		/* resets so far */
 	u32 pauses;		/* PAUSE retired: every so often the thread yields */
 };
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "host/host.h"
+#include "kvm/trace.h"
 #include "x86/debug.h"
 #include "x86/mmu/mmu_internal.h"
 
@@ -47,6 +48,13 @@ static void check_data_bp(struct vcpu *vcpu, gva_t va, unsigned len, unsigned ac
 		debug_check_data_bp(vcpu, va, len, access & MMU_WRITE);
 }
 
+/* As a hardware page fault would report the access. */
+static u64 trace_error_code(unsigned access)
+{
+	return (access & (MMU_WRITE | MMU_RMW) ? BIT(1) : 0) | (access & MMU_USER ? BIT(2) : 0) |
+	       (access & MMU_FETCH ? BIT(4) : 0);
+}
+
 static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struct mem_ref *ref)
 {
 	struct tlb *tlb = tlb_for(vcpu, access);
@@ -67,6 +75,7 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 	if (r != EXEC_OK)
 		return r;
 	ref->gpa = walk.gpa;
+	trace(kvm_page_fault, vcpu->id, vcpu->arch.rip, walk.gpa, trace_error_code(access));
 	slot = mmu_find_slot(vcpu, walk.gpa);
 	if (!slot || (write && (slot->flags & KVM_MEM_READONLY))) {
 		ref->host = NULL;

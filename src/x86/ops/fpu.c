@@ -95,10 +95,15 @@ static void fsw_summarize(struct guest_fpu *f)
 
 static bool x87_error_pending(struct vcpu *vcpu)
 {
-	u16 fsw = get16(vcpu->arch.fpu.fx + FX_FSW);
+	u16 fsw;
 
-	if (vcpu->arch.fpu.x87_live)
+	if (vcpu->arch.fpu.x87_live) {
 		asm volatile("fnstsw %0" : "=am"(fsw));
+	} else {
+		/* A client may have set an image that the host would not load as it is. */
+		fsw_summarize(&vcpu->arch.fpu);
+		fsw = get16(vcpu->arch.fpu.fx + FX_FSW);
+	}
 	return fsw & FSW_ES;
 }
 

@@ -14,6 +14,7 @@
  */
 #include <string.h>
 
+#include "kvm/trace.h"
 #include "x86/interp/operand.h"
 #include "x86/ops/descriptor.h"
 #include "x86/ops/io.h"
@@ -26,10 +27,13 @@ void pio_complete_userspace(struct vcpu *vcpu)
 
 	if (!pio->count)
 		return;
-	if (linear_rip(vcpu) == pio->linear_rip)
-		pio->answered = true;
-	else
+	if (linear_rip(vcpu) != pio->linear_rip) {
 		pio->count = 0;
+		return;
+	}
+	pio->answered = true;
+	if (pio->in)
+		trace(kvm_pio, vcpu->id, false, pio->port, pio->size, pio->count, trace_value(vcpu->pio_data, pio->size));
 }
 
 /* ---- permission ------------------------------------------------------------------ */
@@ -256,7 +260,9 @@ static enum exec exit_batch(struct vcpu *vcpu, const struct string_io *s, gva_t 
 		r = string_move(vcpu, s, va, n, vcpu->pio_data);
 	if (r != EXEC_OK)
 		return r;
-	run->exit_reason = KVM_EXIT_IO;
+	if (!s->in)
+		trace(kvm_pio, vcpu->id, true, s->port, s->size, n, trace_value(vcpu->pio_data, s->size));
+	run->exit_reason = named_exit(KVM_EXIT_IO);
 	run->io.direction = s->in ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
 	run->io.size = s->size;
 	run->io.port = s->port;

@@ -108,7 +108,7 @@ static enum exec op_int3(struct vcpu *vcpu, const struct insn *insn)
 	u32 debug = vcpu->guest_debug.control;
 
 	if ((debug & KVM_GUESTDBG_ENABLE) && (debug & KVM_GUESTDBG_USE_SW_BP)) {
-		vcpu->run->exit_reason = KVM_EXIT_DEBUG;
+		vcpu->run->exit_reason = named_exit(KVM_EXIT_DEBUG);
 		vcpu->run->debug.arch = (struct kvm_debug_exit_arch){
 			.exception = BP_VECTOR, .pc = linear_rip(vcpu),
 		};

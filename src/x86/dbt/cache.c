@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What has been translated, and whether it still means what the guest's memory says.
+ *
+ *  1. A page with translations keeps the 4 KiB it was translated from. Stores by
+ *     this vCPU cannot hit it unnoticed: the MMU gives such pages no write tag and
+ *     notes the stores that come through its slow path (dbt_take_code_stores()).
+ *  2. Nobody tells of stores by the client and by DMA: the first look-up of a page
+ *     after anything was dropped from the fetch side of the TLB compares all of it.
+ *     Code reached without a look-up is in a page that has been looked up, or is
+ *     on the same page.
+ *  3. A block that is no longer true gets a jump to its exit written over its
+ *     beginning, so that nobody needs to know who leads to it. Its memory is not
+ *     used again before everything is dropped.
+ *  4. With more than one vCPU nothing is linked, and each entry compares the block's bytes.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "x86/dbt/dbt.h"
+#include "x86/interp/interp.h"
+
+static void *map_lazy(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap_lazy(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
+static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc);
+
+static void dbt_free(struct dbt *d)
+{
+	if (d->mem.rx) {
+		host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, NULL);
+		codemem_free(&d->mem);
+	}
+	unmap_lazy(d->sites, DBT_MAX_SITES * sizeof(*d->sites));
+	unmap_lazy(d->exits, DBT_MAX_EXITS * sizeof(*d->exits));
+	unmap_lazy(d->faults, DBT_MAX_FAULTS * sizeof(*d->faults));
+	unmap_lazy(d->arena, DBT_ARENA_SIZE);
+	free(d->hash);
+	free(d->pages);
+	free(d->scratch);
+	free(d);
+}
+
+int dbt_create(struct vcpu *vcpu)
+{
+	struct dbt *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->sites = map_lazy(DBT_MAX_SITES * sizeof(*d->sites));
+	d->exits = map_lazy(DBT_MAX_EXITS * sizeof(*d->exits));
+	d->faults = map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
+	d->arena = map_lazy(DBT_ARENA_SIZE);
+	d->hash = calloc(DBT_HASH_SIZE, sizeof(*d->hash));
+	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
+	if (!d->sites || !d->exits || !d->faults || !d->arena || !d->hash || !d->pages ||
+	    dbt_scratch_create(d) || codemem_init(&d->mem, DBT_CODE_SIZE)) {
+		dbt_free(d);
+		return -ENOMEM;
+	}
+	host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, fault_handler);
+	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
+	dbt_emit_common(d);
+	vcpu->arch.dbt = d;
+	vcpu->arch.mmu->note_code_stores = true;
+	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
+		d->jump_used_nr[ctx] = JUMP_USED_MAX;
+	dbt_flush_all(vcpu);
+	return 0;
+}
+
+void dbt_destroy(struct vcpu *vcpu)
+{
+	if (vcpu->arch.dbt)
+		dbt_free(vcpu->arch.dbt);
+	vcpu->arch.dbt = NULL;
+}
+
+void dbt_flush_all(struct vcpu *vcpu)
+{
+	struct dbt *d = vcpu->arch.dbt;
+
+	memset(d->hash, 0, DBT_HASH_SIZE * sizeof(*d->hash));
+	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
+	d->arena_used = 0;
+	d->nr_sites = d->nr_exits = 0;
+	d->nr_faults = 0;
+	d->emit.at = d->code_start;
+	vcpu->arch.mmu->nr_code_stores = 0;
+	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
+		dbt_flush_jumps(vcpu, ctx);
+	vcpu->stat.dbt_flushes++;
+}
+
+bool dbt_has_room(const struct dbt *d)
+{
+	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
+	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= DBT_MAX_EXITS &&
+	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= DBT_MAX_FAULTS &&
+	       d->arena_used + sizeof(struct dbt_page) + sizeof(struct dbt_block) + 64 <= DBT_ARENA_SIZE;
+}
+
+void *dbt_arena_alloc(struct dbt *d, size_t size)
+{
+	void *p = d->arena + d->arena_used;
+
+	d->arena_used += (size + 15) & ~15ul;
+	return p;
+}
+
+/* ---- blocks ---------------------------------------------------------------------- */
+
+static struct dbt_block **block_slot(struct dbt *d, u64 va, gpa_t gpa)
+{
+	return &d->hash[(gpa ^ (va >> 12) * 0x9e3779b97f4a7c15ull) * 0x9e3779b97f4a7c15ull >> 48 &
+			(DBT_HASH_SIZE - 1)];
+}
+
+struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx)
+{
+	struct dbt_block *b;
+
+	for (b = *block_slot(d, va, gpa); b; b = b->next)
+		if (b->va == va && b->gpa == gpa && b->mode_key == mode_key && b->ctx == ctx)
+			return b;
+	return NULL;
+}
+
+void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b)
+{
+	struct dbt_block **slot = block_slot(d, b->va, b->gpa);
+
+	b->next = *slot;
+	*slot = b;
+	b->page_next = page->blocks;
+	page->blocks = b;
+}
+
+static void block_unhash(struct dbt *d, struct dbt_block *b)
+{
+	struct dbt_block **link = block_slot(d, b->va, b->gpa);
+
+	while (*link && *link != b)
+		link = &(*link)->next;
+	if (*link)
+		*link = b->next;
+}
+
+/* Nobody executes in it now; whoever comes is sent to the dispatcher. */
+static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct emit e = d->emit;
+
+	block_unhash(d, b);
+	e.at = b->main;
+	put_jmp(&e, b->leave);
+	vcpu->stat.blocks_invalidated++;
+}
+
+/* All blocks of page that have bytes in [start, end) and, with only set, no longer equal those at host. */
+static bool page_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start, u64 end, const u8 *only)
+{
+	struct dbt_block **link = &page->blocks, *b;
+	bool any = false;
+
+	while ((b = *link)) {
+		u64 off = b->gpa & ~PAGE_MASK;
+
+		if (off < end && off + b->len > start &&
+		    (!only || host_compare(page->bytes + off, only + off, b->len))) {
+			*link = b->page_next;
+			block_invalidate(vcpu, b);
+			any = true;
+		} else {
+			link = &b->page_next;
+		}
+	}
+	return any;
+}
+
+/* ---- pages ------------------------------------------------------------------------- */
+
+static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
+{
+	return &d->pages[(gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 40 & (DBT_PAGE_HASH_SIZE - 1)];
+}
+
+struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
+{
+	struct dbt_page *p = *page_slot(d, gpa);
+
+	while (p && p->gpa != gpa)
+		p = p->next;
+	return p;
+}
+
+static enum exec access_failed(void)
+{
+	if (host_kicked) {
+		host_kicked = false;
+		return EXEC_RETRY;
+	}
+	return EXEC_EFAULT;
+}
+
+static struct dbt_page *page_create(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct dbt_page *page, **slot = page_slot(d, gpa);
+
+	/* Before the bytes are read: a later store of ours will then be noticed. */
+	mmu_mark_code_page(vcpu, gpa);
+	page = dbt_arena_alloc(d, sizeof(*page));
+	page->blocks = NULL;
+	page->gpa = gpa;
+	page->verified = d->generation;
+	if (host_copy(page->bytes, host, PAGE_SIZE)) {
+		*r = access_failed();
+		return NULL;
+	}
+	page->next = *slot;
+	*slot = page;
+	return page;
+}
+
+/* Room for a page and a block was made sure of by the caller (dbt_has_room()). */
+struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct dbt_page *page = dbt_page_find(d, gpa);
+	int differs;
+
+	*r = EXEC_OK;
+	if (!page)
+		return page_create(vcpu, gpa, host, r);
+	if (likely(page->verified == d->generation))
+		return page;
+	differs = host_compare(page->bytes, host, PAGE_SIZE);
+	if (differs < 0) {
+		*r = access_failed();
+		return NULL;
+	}
+	if (differs) {
+		page_invalidate(vcpu, page, 0, PAGE_SIZE, host);
+		if (host_copy(page->bytes, host, PAGE_SIZE)) {
+			*r = access_failed();
+			return NULL;
+		}
+	}
+	page->verified = d->generation;
+	return page;
+}
+
+static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct dbt_page *page = dbt_page_find(d, st->gpa & PAGE_MASK);
+	u64 off = st->gpa & ~PAGE_MASK;
+	struct memslot *slot;
+	bool any;
+
+	if (!page)
+		return false;
+	any = page_invalidate(vcpu, page, off, off + st->len, NULL);
+	slot = mmu_find_slot(vcpu, st->gpa);
+	/* If it cannot be read now, the next look-up will see. */
+	if (!slot || host_copy(page->bytes + off, (void *)memslot_hva(slot, st->gpa), st->len)) {
+		host_kicked = false;
+		page_invalidate(vcpu, page, 0, PAGE_SIZE, NULL);
+		page->verified = d->generation - 1;
+		return true;
+	}
+	return any;
+}
+
+bool dbt_take_code_stores(struct vcpu *vcpu)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	bool any = false;
+
+	if (mmu->nr_code_stores > CODE_STORES_MAX || !dbt_has_room(vcpu->arch.dbt)) {
+		dbt_flush_all(vcpu);
+		return true;
+	}
+	for (u32 i = 0; i < mmu->nr_code_stores; i++)
+		any |= take_code_store(vcpu, &mmu->code_stores[i]);
+	mmu->nr_code_stores = 0;
+	return any;
+}
+
+/* ---- ways from block to block ---------------------------------------------------------- */
+
+void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
+
+	if (d->jump_used_nr[ctx] < JUMP_USED_MAX) {
+		for (u32 i = 0; i < d->jump_used_nr[ctx]; i++)
+			t->va[d->jump_used[ctx][i]] = TLB_INVALID;
+	} else {
+		for (u32 i = 0; i < JUMP_TABLE_SIZE; i++)
+			t->va[i] = TLB_INVALID;
+	}
+	d->jump_used_nr[ctx] = 0;
+}
+
+void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
+	u32 i = va & (JUMP_TABLE_SIZE - 1);
+
+	if (t->va[i] == TLB_INVALID && d->jump_used_nr[ctx] < JUMP_USED_MAX)
+		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;
+	t->va[i] = va;
+	t->code[i] = d->mem.rx + b->slot_poll;
+}
+
+void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to)
+{
+	/* Every cycle of links has one that does not lead forward in our code: requests are looked at there. */
+	bool poll = to->main <= x->field;
+	u32 target = x->host_flags ? (poll ? to->host_poll : to->host) : (poll ? to->slot_poll : to->slot);
+
+	patch_rel32(&d->emit, x->field, target);
+}
+
+/* ---- faults -------------------------------------------------------------------------------- */
+
+static const struct dbt_fault_row *fault_find(const struct dbt *d, u32 at)
+{
+	u32 lo = 0, hi = d->nr_faults;
+
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+
+		if (d->faults[mid].at == at)
+			return &d->faults[mid];
+		if (d->faults[mid].at < at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}
+
+/*
+ * In a signal handler, on the thread that runs translated code: the instruction at the
+ * PC did not happen. Its handler will do it again and find out what is wrong.
+ */
+static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc)
+{
+	struct host_guest_ctx *ctx = host_guest_current;
+	greg_t *gregs = uc->uc_mcontext.gregs;
+	const struct dbt_fault_row *row;
+	struct vcpu *vcpu;
+	struct dbt *d;
+	u8 *frame;
+
+	if (!ctx || !ctx->requests)
+		return false;
+	vcpu = container_of(ctx->requests, struct vcpu, requests);
+	d = vcpu->arch.dbt;
+	if (!d || (u64)gregs[REG_RIP] - (u64)d->mem.rx >= d->emit.at)
+		return false;
+	row = fault_find(d, (u64)gregs[REG_RIP] - (u64)d->mem.rx);
+	if (!row)
+		return false;
+	frame = (u8 *)gregs[REG_RSP];
+	if (row->stub & FAULT_HOST_FLAGS) {
+		frame[FRAME_FLAGS] = !!(gregs[REG_EFL] & X86_EFLAGS_OF);
+		frame[FRAME_FLAGS + 1] = gregs[REG_EFL];
+	}
+	if (sig == SIGURG)
+		d->abort_access = true;
+	gregs[REG_RIP] = (greg_t)(d->mem.rx + (row->stub & ~FAULT_HOST_FLAGS));
+	return true;
+}

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translator's dispatcher: what happens between two visits to translated code.
+ *
+ *  1. Whatever is not plain execution in 64-bit mode (single steps, breakpoints,
+ *     interrupt shadows, RFLAGS.RF, instructions that cross a page) is the interpreter's.
+ *  2. Translated code is entered only with no request pending, jump tables that belong to the
+ *     present mappings and mode, and no noted store to code unexamined.
+ *  3. gs base is the client's except inside dbt_run().
+ */
+#include <asm/prctl.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+
+#include "base/log.h"
+#include "host/syscall.h"
+#include "x86/dbt/dbt.h"
+
+/* ---- gs ------------------------------------------------------------------------------ */
+
+#define HWCAP2_FSGSBASE BIT(1)
+
+static bool has_fsgsbase(void)
+{
+	return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
+}
+
+static u64 gs_swap(u64 base)
+{
+	u64 old;
+
+	if (likely(has_fsgsbase())) {
+		asm volatile("rdgsbase %0" : "=r"(old));
+		asm volatile("wrgsbase %0" : : "r"(base) : "memory");
+	} else {
+		host_syscall(SYS_arch_prctl, ARCH_GET_GS, &old, 0, 0);
+		host_syscall(SYS_arch_prctl, ARCH_SET_GS, base, 0, 0);
+	}
+	return old;
+}
+
+/* ---- the call of a handler ---------------------------------------------------------------- */
+
+u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+	struct dbt *d = a->dbt;
+	const struct dbt_site *s = &d->sites[site];
+	enum exec r = EXEC_RETRY;
+
+	a->rip = s->rip;
+	vcpu->stat.dbt_slow_calls++;
+	if (likely(!d->abort_access))
+		r = s->insn.fn(vcpu, &s->insn);
+	d->abort_access = false;
+	if (r == EXEC_OK || r == EXEC_END || r == EXEC_BRANCH)
+		mmio_boundary(vcpu);
+	if (likely(r == EXEC_OK)) {
+		bool stale = unlikely(a->mmu->nr_code_stores) && dbt_take_code_stores(vcpu);
+
+		if (likely(!stale && a->tlb == s->tlb))
+			return DBT_CALL_DONE;
+	}
+	if (r == EXEC_OK || r == EXEC_END)
+		a->rip += s->insn.len;
+	d->result = r;
+	return DBT_CALL_LEAVE;
+}
+
+/* ---- look-up ---------------------------------------------------------------------------------- */
+
+static unsigned present_context(const struct vcpu *vcpu)
+{
+	return vcpu->arch.tlb - vcpu->arch.mmu->tlbs;
+}
+
+/* Jump tables are for the mappings and the mode they were filled under. */
+static void check_generation(struct vcpu *vcpu, unsigned ctx)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	u32 generation = vcpu->arch.mmu->tlbs[0].fetch_generation;
+
+	if (unlikely(d->generation != generation)) {
+		d->generation = generation;
+		for (unsigned i = 0; i < NR_TLBS; i++)
+			dbt_flush_jumps(vcpu, i);
+	}
+	if (unlikely(d->jump_key[ctx] != vcpu->arch.mode_key)) {
+		d->jump_key[ctx] = vcpu->arch.mode_key;
+		dbt_flush_jumps(vcpu, ctx);
+	}
+}
+
+/* With several vCPUs nobody tells us of their stores: compare at every entry. */
+static bool block_holds(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, const struct dbt_block *b)
+{
+	u64 off = b->gpa & ~PAGE_MASK;
+
+	return !host_compare(page->bytes + off, host + off, b->len);
+}
+
+/* NULL with *r EXEC_OK: for the interpreter. */
+static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, enum exec *r)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	u64 va = vcpu->arch.rip;
+	struct dbt_block *b;
+	struct dbt_page *page;
+	gpa_t gpa;
+	u8 *host;
+
+	if (!is_canonical(va)) {
+		*r = queue_gp(vcpu, 0);
+		return NULL;
+	}
+	*r = mmu_fetch_page(vcpu, va, &gpa, &host);
+	if (*r != EXEC_OK)
+		return NULL;
+	if (unlikely(!dbt_has_room(d)))
+		dbt_flush_all(vcpu);
+	page = dbt_page_get(vcpu, gpa, host, r);
+	if (!page)
+		return NULL;
+	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx);
+	if (likely(b)) {
+		if (likely(!d->many_vcpus) || block_holds(vcpu, page, host, b))
+			return b;
+		page->verified = d->generation - 1;
+		page = dbt_page_get(vcpu, gpa, host, r);
+		if (!page)
+			return NULL;
+	}
+	interp_make_room(vcpu, DBT_BLOCK_INSNS + 1);
+	if (unlikely(d->engine_generation != interp_generation(vcpu))) {
+		d->engine_generation = interp_generation(vcpu);
+		dbt_flush_all(vcpu);
+		page = dbt_page_get(vcpu, gpa, host, r);
+		if (!page)
+			return NULL;
+	}
+	return dbt_translate(vcpu, va, page, ctx);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------ */
+
+/* A handler said END: is there anything that only the run loop can do? */
+static bool may_go_on(const struct vcpu *vcpu)
+{
+	const struct vcpu_arch *a = &vcpu->arch;
+
+	return !a->interrupt_shadow && !(a->rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF)) && !a->db_trap &&
+	       !a->exit_after_insn && !(a->eff_dr7 & 0xff) && !a->triple_fault_pending &&
+	       in_64bit_mode(vcpu) &&
+	       atomic_load_explicit(&((struct vcpu *)vcpu)->arch.mp_state, memory_order_relaxed) ==
+		       KVM_MP_STATE_RUNNABLE;
+}
+
+/* A near branch found nothing in the jump table; its target is in rip. False: the target is impossible. */
+static bool indirect_target_ok(struct vcpu *vcpu, const struct dbt_site *s)
+{
+	u64 *rsp = &vcpu->arch.regs[RSP];
+
+	if (likely(is_canonical(vcpu->arch.rip)))
+		return true;
+	/* As if it had not run: its handler raises the exception. */
+	if (s->insn.mnemonic == ZYDIS_MNEMONIC_RET)
+		*rsp -= 8 + (u16)s->insn.imm;
+	else if (s->insn.mnemonic == ZYDIS_MNEMONIC_CALL)
+		*rsp += 8;
+	vcpu->arch.rip = s->rip;
+	return false;
+}
+
+typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
+
+static enum exec dispatch(struct vcpu *vcpu)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+	struct dbt *d = a->dbt;
+	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
+	const struct dbt_exit *link = NULL;
+	bool indirect = false;
+
+	for (;;) {
+		struct dbt_block *b;
+		unsigned ctx;
+		u64 flushes;
+		enum exec r;
+		u32 why;
+
+		if (unlikely(vcpu_has_requests(vcpu)))
+			return EXEC_RETRY;
+		if (unlikely(!may_go_on(vcpu)))
+			return a->rflags & X86_EFLAGS_RF ? interp_run(vcpu, true) : EXEC_END;
+		if (unlikely(a->mmu->nr_code_stores) && dbt_take_code_stores(vcpu))
+			link = NULL;
+		mmu_select_tlb(vcpu);
+		ctx = present_context(vcpu);
+		check_generation(vcpu, ctx);
+		flushes = vcpu->stat.dbt_flushes;
+		b = block_at_rip(vcpu, ctx, &r);
+		if (unlikely(flushes != vcpu->stat.dbt_flushes))
+			link = NULL; /* its record is gone */
+		if (unlikely(!b)) {
+			if (r != EXEC_OK)
+				return r;
+			r = interp_run(vcpu, true);
+			if (r != EXEC_END && r != EXEC_BRANCH)
+				return r;
+			link = NULL;
+			indirect = false;
+			continue;
+		}
+		if (!d->many_vcpus) {
+			if (link && link->linkable && link->target == b->va && link->ctx == b->ctx &&
+			    link->mode_key == b->mode_key) {
+				dbt_link(d, link, b);
+				vcpu->stat.dbt_links++;
+			} else if (link || indirect) {
+				dbt_jump_add(vcpu, ctx, b->va, b);
+			}
+		}
+		vcpu->stat.dbt_entries++;
+		why = enter(vcpu, d->mem.rx + b->slot);
+		link = NULL;
+		indirect = false;
+		switch (why >> 28) {
+		case DBT_DIRECT:
+			link = &d->exits[why];
+			a->rip = link->target;
+			break;
+		case DBT_INDIRECT:
+			why &= BIT(28) - 1;
+			indirect = true;
+			if (!indirect_target_ok(vcpu, &d->sites[why]))
+				return d->sites[why].insn.fn(vcpu, &d->sites[why].insn);
+			break;
+		default:
+			if (d->result != EXEC_OK && d->result != EXEC_BRANCH && d->result != EXEC_END)
+				return d->result;
+			if (d->result == EXEC_END && !may_go_on(vcpu))
+				return EXEC_END;
+			break;
+		}
+	}
+}
+
+/* ---- for the run loop --------------------------------------------------------------------------------- */
+
+bool dbt_wanted(const struct vcpu *vcpu)
+{
+	static _Atomic int wanted; /* 0: not asked yet */
+	int w = atomic_load_explicit(&wanted, memory_order_relaxed);
+
+	if (unlikely(!w)) {
+		const char *engine = getenv("SOFTKVM_ENGINE");
+
+		w = engine && !strcmp(engine, "dbt") ? 1 : -1;
+		atomic_store(&wanted, w);
+	}
+	return w > 0;
+}
+
+enum exec dbt_run(struct vcpu *vcpu)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+	bool many = atomic_load_explicit(&vcpu->vm->nr_vcpus, memory_order_relaxed) > 1;
+	enum exec r;
+	u64 gs;
+
+	if (unlikely(!interp_prepare(vcpu) || (!a->dbt && dbt_create(vcpu)))) {
+		vm_bug(vcpu->vm, "no memory for the translator", __FILE__, __LINE__);
+		return EXEC_RETRY;
+	}
+	if (unlikely(a->dbt->many_vcpus != many || a->dbt->engine_generation != interp_generation(vcpu))) {
+		a->dbt->many_vcpus = many;
+		a->dbt->engine_generation = interp_generation(vcpu);
+		dbt_flush_all(vcpu);
+	}
+	a->code_page = ~0ull;
+	gs = gs_swap((u64)a->mmu);
+	r = dispatch(vcpu);
+	gs_swap(gs);
+	a->code_page = ~0ull;
+	return r;
+}
+
+/* The client may have written anywhere: look at pages again before they are executed. */
+void dbt_flush(struct vcpu *vcpu)
+{
+	if (vcpu->arch.mmu)
+		vcpu->arch.dbt->generation = vcpu->arch.mmu->tlbs[0].fetch_generation - 1;
+}

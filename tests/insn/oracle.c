@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every unprivileged instruction form that guests are offered, against the host CPU.
+ *
+ *	oracle				the quick choice, as in `make check`
+ *	oracle --long			all forms, at least ten million cases
+ *	oracle --only MNEMONIC		the long run of one of them
+ *	oracle --seed N			other random numbers
+ *
+ * What is not compared, and why: deny() and differs_by_design().
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/host.h"
+#include "oracle.h"
+
+#define LONG_CASES 10000000u
+#define MAX_REPORTS 400
+
+static struct {
+	u64 cases[ORACLE_MODES][ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	u64 hidden[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	u32 different[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	u64 total, failed, faults, encodings;
+} count;
+static unsigned trials;
+static const char *only;
+static bool verbose;
+
+/* ---- what is not run -------------------------------------------------------------------- */
+
+/* A system call, another CPU's or another moment's answer, or the end of this process as it was. */
+static bool deny_mnemonic(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1: case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_RDPRU: case ZYDIS_MNEMONIC_CPUID:
+	case ZYDIS_MNEMONIC_RDRAND: case ZYDIS_MNEMONIC_RDSEED: case ZYDIS_MNEMONIC_RDPID:
+	case ZYDIS_MNEMONIC_XGETBV:
+	/* Emulated by the kernel under UMIP. */
+	case ZYDIS_MNEMONIC_SGDT: case ZYDIS_MNEMONIC_SIDT: case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_STR: case ZYDIS_MNEMONIC_SMSW:
+	/* FS is the C library's; descriptor tables are the kernel's. */
+	case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_WRFSBASE: case ZYDIS_MNEMONIC_WRGSBASE:
+	case ZYDIS_MNEMONIC_LDS: case ZYDIS_MNEMONIC_LES: case ZYDIS_MNEMONIC_LFS:
+	case ZYDIS_MNEMONIC_LGS: case ZYDIS_MNEMONIC_LSS: case ZYDIS_MNEMONIC_LAR:
+	case ZYDIS_MNEMONIC_LSL: case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW:
+	/* Hypercalls reach the hypervisor below us. */
+	case ZYDIS_MNEMONIC_VMCALL: case ZYDIS_MNEMONIC_VMMCALL: case ZYDIS_MNEMONIC_VMFUNC:
+	case ZYDIS_MNEMONIC_VMLAUNCH: case ZYDIS_MNEMONIC_VMRESUME: case ZYDIS_MNEMONIC_VMXOFF:
+	case ZYDIS_MNEMONIC_VMRUN: case ZYDIS_MNEMONIC_VMLOAD: case ZYDIS_MNEMONIC_VMSAVE:
+	case ZYDIS_MNEMONIC_STGI: case ZYDIS_MNEMONIC_CLGI: case ZYDIS_MNEMONIC_SKINIT:
+	case ZYDIS_MNEMONIC_INVLPGA: case ZYDIS_MNEMONIC_VMREAD: case ZYDIS_MNEMONIC_VMWRITE:
+	case ZYDIS_MNEMONIC_VMPTRLD: case ZYDIS_MNEMONIC_VMPTRST: case ZYDIS_MNEMONIC_VMCLEAR:
+	case ZYDIS_MNEMONIC_VMXON: case ZYDIS_MNEMONIC_INVEPT: case ZYDIS_MNEMONIC_INVVPID:
+	case ZYDIS_MNEMONIC_MONITOR: case ZYDIS_MNEMONIC_MWAIT: case ZYDIS_MNEMONIC_MONITORX:
+	case ZYDIS_MNEMONIC_MWAITX:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool is_segment(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+}
+
+static bool deny(const struct oracle_case *c)
+{
+	const ZydisDecodedInstruction *zi = &c->zi;
+
+	if (deny_mnemonic(zi->mnemonic) || zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return true;
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return true;
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		const ZydisDecodedOperand *op = &c->ops[i];
+
+		if (op->type == ZYDIS_OPERAND_TYPE_POINTER)
+			return true;
+		if (is_segment(op) && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			return true;
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.segment == ZYDIS_REGISTER_FS)
+			return true;
+	}
+	return false;
+}
+
+/* ---- what guests are not offered ------------------------------------------------------------ */
+
+struct feature {
+	ZydisISAExt ext;
+	u32 function;
+	enum cpuid_reg reg;
+	u8 bit;
+};
+
+#define NEVER 0xffffffffu
+
+static const struct feature features[] = {
+	{ ZYDIS_ISA_EXT_ADOX_ADCX, 7, CPUID_EBX, 19 },
+	{ ZYDIS_ISA_EXT_AES, 1, CPUID_ECX, 25 },
+	{ ZYDIS_ISA_EXT_AVX, 1, CPUID_ECX, 28 },
+	{ ZYDIS_ISA_EXT_AVX2, 7, CPUID_EBX, 5 },
+	{ ZYDIS_ISA_EXT_AVX2GATHER, 7, CPUID_EBX, 5 },
+	{ ZYDIS_ISA_EXT_AVXAES, 1, CPUID_ECX, 25 },
+	{ ZYDIS_ISA_EXT_BMI1, 7, CPUID_EBX, 3 },
+	{ ZYDIS_ISA_EXT_BMI2, 7, CPUID_EBX, 8 },
+	{ ZYDIS_ISA_EXT_CLFLUSHOPT, 7, CPUID_EBX, 23 },
+	{ ZYDIS_ISA_EXT_CLWB, 7, CPUID_EBX, 24 },
+	{ ZYDIS_ISA_EXT_CLZERO, 0x80000008, CPUID_EBX, 0 },
+	{ ZYDIS_ISA_EXT_F16C, 1, CPUID_ECX, 29 },
+	{ ZYDIS_ISA_EXT_FMA, 1, CPUID_ECX, 12 },
+	{ ZYDIS_ISA_EXT_GFNI, 7, CPUID_ECX, 8 },
+	{ ZYDIS_ISA_EXT_LZCNT, 0x80000001, CPUID_ECX, 5 },
+	{ ZYDIS_ISA_EXT_MOVBE, 1, CPUID_ECX, 22 },
+	{ ZYDIS_ISA_EXT_PCLMULQDQ, 1, CPUID_ECX, 1 },
+	{ ZYDIS_ISA_EXT_RDWRFSGS, 7, CPUID_EBX, 0 },
+	{ ZYDIS_ISA_EXT_SHA, 7, CPUID_EBX, 29 },
+	{ ZYDIS_ISA_EXT_SSE3, 1, CPUID_ECX, 0 },
+	{ ZYDIS_ISA_EXT_SSE4, 1, CPUID_ECX, 19 },
+	{ ZYDIS_ISA_EXT_SSE4A, 0x80000001, CPUID_ECX, 6 },
+	{ ZYDIS_ISA_EXT_SSSE3, 1, CPUID_ECX, 9 },
+	{ ZYDIS_ISA_EXT_VAES, 7, CPUID_ECX, 9 },
+	{ ZYDIS_ISA_EXT_VPCLMULQDQ, 7, CPUID_ECX, 10 },
+	{ ZYDIS_ISA_EXT_XSAVE, 1, CPUID_ECX, 26 },
+	{ ZYDIS_ISA_EXT_XSAVEC, 0xd, CPUID_EAX, 1 },
+	{ ZYDIS_ISA_EXT_XSAVEOPT, 0xd, CPUID_EAX, 0 },
+	{ ZYDIS_ISA_EXT_XSAVES, 0xd, CPUID_EAX, 3 },
+	{ ZYDIS_ISA_EXT_AVX512VEX, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_AVX_VNNI, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_INVPCID, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_AMD_INVLPGB, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_MOVDIR, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_ENQCMD, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_SERIALIZE, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_WAITPKG, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_PKU, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_RTM, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_CET, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_SMAP, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_SNP, NEVER, 0, 0 },
+	{ ZYDIS_ISA_EXT_SGX, NEVER, 0, 0 },
+};
+
+static bool is_offered(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(features); i++)
+		if (features[i].ext == zi->meta.isa_ext)
+			return features[i].function != NEVER &&
+			       guest_offers_bit(features[i].function, features[i].reg, features[i].bit);
+	return true;
+}
+
+/* ---- comparison ---------------------------------------------------------------------------------- */
+
+static char why[128];
+
+#define DIFFERS(...) (snprintf(why, sizeof(why), __VA_ARGS__), true)
+
+static bool fpu_differs(const struct oracle_state *n, const struct oracle_state *g)
+{
+	static const struct {
+		const char *name;
+		u8 at, len;
+	} fields[] = {
+		{ "FCW", 0, 2 }, { "FSW", 2, 2 }, { "x87 tags", 4, 1 }, { "FOP", 6, 2 }, { "FIP", 8, 8 },
+		{ "FDP", 16, 8 }, { "MXCSR", 24, 4 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(fields); i++) {
+		/* The pointers mean something while an exception is pending, and on AMD's CPUs only then. */
+		if (fields[i].at >= 6 && fields[i].at < 24 && !(n->fx[2] & 0x80))
+			continue;
+		if (memcmp(n->fx + fields[i].at, g->fx + fields[i].at, fields[i].len)) {
+			u64 want = 0, is = 0;
+
+			memcpy(&want, n->fx + fields[i].at, fields[i].len);
+			memcpy(&is, g->fx + fields[i].at, fields[i].len);
+			return DIFFERS("%s is %llx, not %llx", fields[i].name, (long long)is, (long long)want);
+		}
+	}
+	for (int i = 0; i < 8; i++)
+		if (memcmp(n->fx + 32 + 16 * i, g->fx + 32 + 16 * i, 10))
+			return DIFFERS("st(%d)", i);
+	for (int i = 0; i < 16; i++)
+		if (memcmp(n->fx + 160 + 16 * i, g->fx + 160 + 16 * i, 16) || memcmp(n->ymmh[i], g->ymmh[i], 16))
+			return DIFFERS("ymm%d", i);
+	return false;
+}
+
+static bool outcome_differs(const struct oracle_state *n, const struct oracle_state *g)
+{
+	u32 error = n->error;
+
+	/* The kernel says "present" of its own half, so that nobody can probe it. */
+	if (n->vector == PF_VECTOR && n->cr2 >> 47)
+		error = (error & ~1u) | (g->error & 1);
+	if (n->vector != g->vector || error != g->error)
+		return DIFFERS("exception %d error %x, not %d error %x", g->vector, g->error, n->vector, n->error);
+	if (n->vector == PF_VECTOR && n->cr2 != g->cr2)
+		return DIFFERS("CR2 is %llx, not %llx", (long long)g->cr2, (long long)n->cr2);
+	return false;
+}
+
+static bool state_differs(const struct oracle_case *c, const struct oracle_state *n, const struct oracle_state *g)
+{
+	const u64 flags = X86_EFLAGS_OSZAPC | X86_EFLAGS_TF | X86_EFLAGS_IF | X86_EFLAGS_DF | X86_EFLAGS_IOPL |
+			  X86_EFLAGS_NT | X86_EFLAGS_AC | X86_EFLAGS_ID;
+
+	if (outcome_differs(n, g))
+		return true;
+	/* INT3 and INTO are delivered with the address behind them, which the guest's missing gate keeps. */
+	if (n->rip != g->rip && n->vector != BP_VECTOR && n->vector != OF_VECTOR)
+		return DIFFERS("rip is %llx, not %llx", (long long)g->rip, (long long)n->rip);
+	for (int i = 0; i < 16; i++)
+		if (n->gpr[i] != g->gpr[i])
+			return DIFFERS("register %d is %llx, not %llx", i, (long long)g->gpr[i], (long long)n->gpr[i]);
+	if ((n->rflags ^ g->rflags) & flags)
+		return DIFFERS("rflags are %llx, not %llx", (long long)g->rflags, (long long)n->rflags);
+	if (fpu_differs(n, g))
+		return true;
+	for (unsigned i = 0; i < ORACLE_DATA_SIZE; i++)
+		if (oracle_native.data[i] != oracle_guest.data[i])
+			return DIFFERS("memory at %lx is %02x, not %02x", ORACLE_DATA + i, oracle_guest.data[i],
+				       oracle_native.data[i]);
+	return false;
+}
+
+static void report(const struct oracle_case *c)
+{
+	static unsigned nr_reports;
+	ZydisFormatter f;
+	char text[96];
+
+	count.failed++;
+	if (count.different[c->zi.mnemonic]++ >= (verbose ? 20 : 2) || ++nr_reports > MAX_REPORTS)
+		return;
+	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+	ZydisFormatterFormatInstruction(&f, &c->zi, c->ops, c->zi.operand_count_visible, text, sizeof(text), 0, NULL);
+	fprintf(stderr, "not ok: %d-bit, at %llx, %s, bytes", c->mode == ORACLE_64 ? 64 : c->mode == ORACLE_32 ? 32 : 16,
+		(long long)c->in.rip, text);
+	for (unsigned i = 0; i < c->zi.length; i++)
+		fprintf(stderr, " %02x", c->bytes[i]);
+	fprintf(stderr, ": %s\n", why);
+	if (!verbose)
+		return;
+	for (int i = 0; i < 16; i++)
+		fprintf(stderr, "%016llx%c", (long long)c->in.gpr[i], i % 4 == 3 ? '\n' : ' ');
+	fprintf(stderr, "rflags %llx mxcsr %x fcw %x fsw %x\n", (long long)c->in.rflags, *(u32 *)(c->in.fx + 24),
+		*(u16 *)c->in.fx, *(u16 *)(c->in.fx + 2));
+}
+
+/* ---- running ------------------------------------------------------------------------------------------ */
+
+static u64 code_address(const struct oracle_case *c)
+{
+	return c->mode == ORACLE_16 ? c->in.rip + ORACLE_CS16_BASE : c->in.rip;
+}
+
+static void run_case(struct oracle_case *c)
+{
+	static const u8 hlt[16] = { [0 ... 15] = 0xf4 };
+	struct oracle_state n, g;
+
+	if (!gen_state(c))
+		return;
+	gen_store(code_address(c), c->bytes, c->zi.length);
+	native_run(&c->in, &n);
+	guest_run(&c->in, &g);
+	gen_store(code_address(c), hlt, c->zi.length);
+	if (g.vector == UD_VECTOR && n.vector != UD_VECTOR && !is_offered(&c->zi)) {
+		count.hidden[c->zi.mnemonic]++;
+	} else {
+		count.cases[c->mode][c->zi.mnemonic]++;
+		count.total++;
+		count.faults += n.rip == c->in.rip;
+		if (state_differs(c, &n, &g))
+			report(c);
+	}
+	if (memcmp(oracle_native.data, oracle_guest.data, ORACLE_DATA_SIZE))
+		memcpy(oracle_guest.data, oracle_native.data, ORACLE_DATA_SIZE);
+}
+
+static bool decode(struct oracle_case *c)
+{
+	static ZydisDecoder decoders[ORACLE_MODES];
+	static const ZydisMachineMode modes[] = {
+		ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_MACHINE_MODE_LEGACY_16,
+	};
+	static const ZydisStackWidth stacks[] = { ZYDIS_STACK_WIDTH_64, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_16 };
+	ZydisDecoder *d = &decoders[c->mode];
+
+	if (!d->machine_mode) {
+		ZydisDecoderInit(d, modes[c->mode], stacks[c->mode]);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+	}
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, c->bytes, 15, &c->zi, c->ops));
+}
+
+static void run_encoding(enum oracle_mode mode, const u8 bytes[16])
+{
+	struct oracle_case c = { .mode = mode };
+
+	memcpy(c.bytes, bytes, 16);
+	if (!decode(&c) || deny(&c))
+		return;
+	if (only && strcmp(only, ZydisMnemonicGetString(c.zi.mnemonic)))
+		return;
+	count.encodings++;
+	for (unsigned i = 0; i < trials; i++)
+		run_case(&c);
+}
+
+static void run_all(bool thorough)
+{
+	for (enum oracle_mode mode = 0; mode < ORACLE_MODES; mode++) {
+		native_set_mode(mode);
+		guest_set_mode(mode);
+		gen_encodings(mode, thorough, run_encoding);
+	}
+}
+
+static void print_counts(void)
+{
+	printf("%-16s %10s %10s %10s\n", "mnemonic", "64-bit", "32-bit", "16-bit");
+	for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
+		u64 *k[ORACLE_MODES] = { &count.cases[0][m], &count.cases[1][m], &count.cases[2][m] };
+
+		if (*k[0] + *k[1] + *k[2] + count.hidden[m] == 0)
+			continue;
+		printf("%-16s %10llu %10llu %10llu%s%s\n", ZydisMnemonicGetString(m), (long long)*k[0], (long long)*k[1],
+		       (long long)*k[2], count.hidden[m] ? " not offered" : "", count.different[m] ? " DIFFERENT" : "");
+	}
+}
+
+int main(int argc, char **argv)
+{
+	bool thorough = false;
+
+	trials = 3;
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--long"))
+			thorough = true;
+		else if (!strcmp(argv[i], "--only") && i + 1 < argc)
+			only = argv[++i], thorough = verbose = true;
+		else if (!strcmp(argv[i], "--seed") && i + 1 < argc)
+			oracle_seed ^= strtoull(argv[++i], NULL, 0) * 0x9e3779b97f4a7c15ull;
+		else
+			return fprintf(stderr, "usage: %s [--long] [--only MNEMONIC] [--seed N]\n", argv[0]), 2;
+	}
+	guest_init(&oracle_guest);
+	native_init(&oracle_native);
+	memset(oracle_native.code, 0xf4, ORACLE_CODE_SIZE);
+	memset(oracle_guest.code, 0xf4, ORACLE_CODE_SIZE);
+	if (thorough)
+		trials = 8;
+	do
+		run_all(thorough);
+	while (thorough && !only && count.total < LONG_CASES);
+	print_counts();
+	printf("%llu encodings, %llu cases, of which %llu fault; %llu differences\n", (long long)count.encodings,
+	       (long long)count.total, (long long)count.faults, (long long)count.failed);
+	printf("%u passed, %llu failed\n", count.failed == 0, (long long)count.failed);
+	return count.failed ? 1 : 0;
+}
