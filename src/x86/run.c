@@ -494,6 +494,9 @@ static void run_account(struct vcpu *vcpu, int r)
 {
 	u32 reason = *(volatile u32 *)&vcpu->run->exit_reason;
 
+	/* These come with EFAULT (or EHWPOISON), and are exits nevertheless. */
+	if (r && reason == named_exit(KVM_EXIT_MEMORY_FAULT) && (r == -EFAULT || r == -EHWPOISON))
+		r = 0;
 	trace(kvm_userspace_exit, vcpu->id, reason, (s64)r);
 	if (r == -EINTR)
 		reason = named_exit(KVM_EXIT_INTR);

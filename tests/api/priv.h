@@ -397,21 +397,23 @@ static inline int priv_main(const struct priv_case *cases, unsigned nr, int argc
 #define CODE_CU ".code32\n"
 
 /* In the assembly, base is where the code begins: 0x10000 + (1f - base) is the address of 1. */
-#define PRIV_CODE(name, mode, text, setup_, vec, err, chk)                      \
+#define T(name, mode, text, body, vec, err, chk)                                \
 	asm(".pushsection .rodata\n.local code_" #name "\n" CODE_##mode         \
-	    "base = .\ncode_" #name ":\n" text "\nhlt\n.Lend_" #name ":\n.code64\n" \
+	    "base = .\ncode_" #name ":\n" text "\nhlt\n.code64\n"              \
 	    "end_" #name ":\n.balign 4\nat_" #name ": .long 9b - code_" #name "\n.popsection\n"); \
 	extern const uint8_t code_##name[], end_##name[];                       \
 	extern const uint32_t at_##name[];                                      \
-	static void setup_##name(struct env *e) { (void)e; setup_; }            \
-	static void check_##name(struct env *e, struct result *r) { (void)e; (void)r; chk; }
-#define PRIV_ROW(name, mode, text, setup, vec, err, chk)                        \
-	{ #name, mode, code_##name, end_##name, at_##name, setup_##name, vec, err, check_##name, __LINE__ },
+	static void setup_##name(struct env *e) { (void)e; body; }              \
+	static void check_##name(struct env *e, struct result *r) { (void)e; (void)r; chk; } \
+	static const struct priv_case case_##name __attribute__((section("priv_cases"), used, aligned(8))) = \
+		{ #name, mode, code_##name, end_##name, at_##name, setup_##name, vec, err, check_##name, __LINE__ };
 
-/* CASES(X) lists the cases as X(...). */
-#define PRIV_MAIN(CASES)                                                        \
-	CASES(PRIV_CODE)                                                        \
-	static const struct priv_case cases[] = { CASES(PRIV_ROW) };            \
-	int main(int argc, char **argv) { return priv_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv); }
+extern const struct priv_case __start_priv_cases[], __stop_priv_cases[];
+
+#define PRIV_MAIN                                                               \
+	int main(int argc, char **argv)                                         \
+	{                                                                       \
+		return priv_main(__start_priv_cases, __stop_priv_cases - __start_priv_cases, argc, argv); \
+	}
 
 #endif

@@ -301,6 +301,7 @@ static bool decode(struct oracle_case *c)
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, host_is_amd());
 	}
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, c->bytes, 15, &c->zi, c->ops));
 }

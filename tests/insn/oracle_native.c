@@ -65,6 +65,7 @@ asm(".pushsection .text\n"
     "native_enter:\n"
     "	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
     "	mov %rsp, native_saved_rsp(%rip)\n"
+    "	pushq $0x202\n	popfq\n" /* sigreturn would leave NT and ID as they are */
     "	mov %rdi, %rsp\n"
     "	mov $15, %eax\n"
     "	syscall\n"

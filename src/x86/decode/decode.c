@@ -130,6 +130,12 @@ static insn_fn feature_gate(const struct vcpu *vcpu, const ZydisDecodedInstructi
 
 /* ---- operands ---------------------------------------------------------------------- */
 
+/* Zydis 4.0 takes [disp32 + index] with REX.B and a 67h prefix for one with base R13D. */
+static bool has_no_base(const ZydisDecodedInstruction *zi)
+{
+	return (zi->attributes & ZYDIS_ATTRIB_HAS_SIB) && zi->raw.modrm.mod == 0 && zi->raw.sib.base == 5;
+}
+
 static void set_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op, struct insn *insn)
 {
 	const ZydisDecodedOperandMem *mem = &op->mem;
@@ -146,7 +152,7 @@ static void set_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOper
 	if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
 		insn->flags |= INSN_RIP_REL;
 	else
-		insn->base = gpr_from_zydis(mem->base, &high8);
+		insn->base = has_no_base(zi) ? INSN_NOREG : gpr_from_zydis(mem->base, &high8);
 	if (mem->type != ZYDIS_MEMOP_TYPE_VSIB)
 		insn->index = gpr_from_zydis(mem->index, &high8);
 	insn->scale = mem->scale == 8 ? 3 : mem->scale == 4 ? 2 : mem->scale == 2 ? 1 : 0;
@@ -286,6 +292,8 @@ static void decoder_init(const struct vcpu *vcpu, ZydisDecoder *decoder)
 	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+	/* What 66h does to a near branch in 64-bit mode is the vendor's choice, and guests have the host's. */
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, host_is_amd());
 }
 
 static void decode_invalid(ZyanStatus status, unsigned avail, struct insn *insn)

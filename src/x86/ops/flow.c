@@ -193,6 +193,8 @@ static enum exec op_enter(struct vcpu *vcpu, const struct insn *insn)
 enum exec branch_near(struct vcpu *vcpu, u64 target, unsigned opsize)
 {
 	if (in_64bit_mode(vcpu)) {
+		if (unlikely(opsize == 2))
+			target = (u16)target;
 		if (unlikely(!is_canonical(target)))
 			return queue_gp(vcpu, 0);
 	} else {
@@ -336,10 +338,12 @@ static enum exec op_loop(struct vcpu *vcpu, const struct insn *insn)
 
 /* ---- selection ------------------------------------------------------------------------ */
 
-/* Vendors differ on a 66h prefix before near branches in 64-bit mode: ours is ignored as on Intel. */
+/* A 66h prefix before a near branch in 64-bit mode counts on AMD's CPUs only: the decoder knows. */
 static void branch_opsize(const struct decode_ctx *ctx, struct insn *insn)
 {
-	insn->opsize = in_64bit_mode(ctx->vcpu) ? 8 : ctx->zi->operand_width / 8;
+	insn->opsize = ctx->zi->operand_width / 8;
+	if (in_64bit_mode(ctx->vcpu) && insn->opsize == 4)
+		insn->opsize = 8;
 }
 
 static insn_fn select_jump(const struct decode_ctx *ctx, struct insn *insn, bool call)

@@ -303,12 +303,13 @@ static enum exec kernel_item(struct vcpu *vcpu, const struct string_io *s, gva_t
 
 static enum exec string_loop(struct vcpu *vcpu, struct string_io *s)
 {
+	enum exec r = io_permitted(vcpu, s->port, s->size); /* even to do nothing */
 	bool swallowed;
 	gva_t va;
 
+	if (r != EXEC_OK)
+		return r;
 	for (unsigned i = 0; s->count; i++) {
-		enum exec r = io_permitted(vcpu, s->port, s->size);
-
 		if (i && (i == KERNEL_ITEMS_MAX || vcpu_has_requests(vcpu)))
 			return EXEC_RETRY;
 		if (r == EXEC_OK)

@@ -1,0 +1,634 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random programs in 64-bit mode, executed by each engine in a process of its
+ * own: registers, flags, vectors and memory must come out the same.
+ *	engines [programs [seed]]	compare
+ *	engines child engine-independent arguments: execute and print, for the former
+ * A program is straight code with forward branches, calls, self-modification and now and then
+ * an access to a page that is absent, repeated a few times; it ends in HLT, or in
+ * the HLT of an exception handler. Where an exception finds flags that are
+ * overwritten before anybody reads them, engines may differ: frames are compared without them.
+ */
+#include <linux/kvm.h>
+
+#include "api/kvmtest.h"
+
+#define MEM_SIZE (8u << 20)
+#define CODE 0x100000u
+#define DATA 0x200000u		/* three pages; operands stay inside or cross between them */
+#define DATA_SIZE 0x3000u
+#define ABSENT 0x600000u	/* 2 MiB not mapped */
+#define STACK 0x310000u
+#define IDT 0x20000u
+#define HANDLERS 0x30000u	/* HLT, 16 bytes apart */
+#define COUNTER (DATA - 0x1000)
+#define FLAGS_ARITH 0x8d5u
+
+static uint64_t seed;
+
+static unsigned rnd(unsigned n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (seed >> 16) % n;
+}
+
+/* ---- the generator --------------------------------------------------------------- */
+
+static uint8_t *out, *start;
+
+static void put(unsigned n, ...)
+{
+	__builtin_va_list ap;
+
+	__builtin_va_start(ap, n);
+	while (n--)
+		*out++ = __builtin_va_arg(ap, int);
+	__builtin_va_end(ap);
+}
+
+static void put32(uint32_t v)
+{
+	memcpy(out, &v, 4);
+	out += 4;
+}
+
+/* Any register but rsp. */
+static unsigned reg(void)
+{
+	unsigned r = rnd(15);
+
+	return r >= 4 ? r + 1 : r;
+}
+
+static unsigned reg_not(unsigned other)
+{
+	unsigned r;
+
+	do
+		r = reg();
+	while (r == other);
+	return r;
+}
+
+static void mov_imm32(unsigned r, uint32_t v)
+{
+	if (r > 7)
+		put(1, 0x41);
+	put(1, 0xb8 | (r & 7));
+	put32(v);
+}
+
+struct operand {
+	int mem;
+	unsigned base, index, scale, rm;
+	int32_t disp;
+	int rsp;
+};
+
+static struct operand op_reg(void)
+{
+	return (struct operand){ .rm = reg() };
+}
+
+/* Sets up address registers (no flags change); avoid is not used for them. */
+static struct operand op_mem(unsigned avoid)
+{
+	struct operand o = { .mem = 1, .index = 4 };
+	uint32_t at = DATA + 64 + rnd(DATA_SIZE - 256);
+
+	if (rnd(4) == 0)
+		at = DATA + 0x1000 - rnd(20) + (rnd(2) ? 0x1000 : 0);
+	if (rnd(150) == 0)
+		at = ABSENT + rnd(4096);
+	if (rnd(8) == 0) {
+		o.rsp = 1;
+		o.base = 4;
+		o.disp = rnd(2) ? (int)rnd(100) - 200 : (int)rnd(2000) - 4000;
+		return o;
+	}
+	o.base = reg_not(avoid);
+	o.disp = rnd(3) ? (int)rnd(200) - 100 : (int)rnd(100000) - 50000;
+	if (rnd(2)) {
+		uint32_t i = rnd(1000);
+
+		do
+			o.index = reg_not(avoid);
+		while (o.index == o.base);
+		o.scale = rnd(4);
+		mov_imm32(o.index, i);
+		mov_imm32(o.base, at - o.disp - (i << o.scale));
+	} else {
+		mov_imm32(o.base, at - o.disp);
+	}
+	return o;
+}
+
+static unsigned rex_of(const struct operand *o, unsigned r, int wide)
+{
+	unsigned rex = (wide ? 8 : 0) | (r > 7 ? 4 : 0);
+
+	if (!o->mem)
+		return rex | (o->rm > 7);
+	return rex | (o->index > 7 ? 2 : 0) | (o->base > 7);
+}
+
+static void modrm(const struct operand *o, unsigned r)
+{
+	r = (r & 7) << 3;
+	if (!o->mem) {
+		put(1, 0xc0 | r | (o->rm & 7));
+		return;
+	}
+	put(1, 0x80 | r | (o->index != 4 || (o->base & 7) == 4 ? 4 : o->base & 7));
+	if (o->index != 4 || (o->base & 7) == 4)
+		put(1, o->scale << 6 | (o->index & 7) << 3 | (o->base & 7));
+	put32(o->disp);
+}
+
+/* prefix, REX, map and opcode, operands. size 1, 2, 4, 8 */
+static void insn(unsigned prefix, unsigned size, unsigned map, unsigned opcode, unsigned r, struct operand o)
+{
+	unsigned rex = rex_of(&o, r, size == 8);
+
+	if (size == 2)
+		put(1, 0x66);
+	if (prefix)
+		put(1, prefix);
+	/* A byte register: any prefix, or none and perhaps AH to BH. */
+	if (rex || (size == 1 && rnd(2)))
+		put(1, 0x40 | rex);
+	if (map)
+		put(1, 0x0f);
+	if (map > 0x0f)
+		put(1, map);
+	put(1, opcode);
+	modrm(&o, r);
+}
+
+static unsigned any_size(void)
+{
+	return 1u << rnd(4);
+}
+
+static unsigned wide_size(void)
+{
+	return 2u << rnd(3);
+}
+
+static struct operand op_any(unsigned avoid)
+{
+	return rnd(2) ? op_mem(avoid) : op_reg();
+}
+
+static void imm(unsigned size)
+{
+	for (unsigned i = 0; i < (size == 8 ? 4 : size); i++)
+		put(1, rnd(256));
+}
+
+/* add r, r: what flags were undefined are defined now */
+static void define_flags(void)
+{
+	insn(0, 8, 0, 0x01, reg(), op_reg());
+}
+
+static void gen_alu(void)
+{
+	unsigned op = rnd(8), size = any_size(), r = reg();
+
+	switch (rnd(4)) {
+	case 0: insn(0, size, 0, op << 3 | (size > 1), r, op_any(r)); break;
+	case 1: insn(0, size, 0, op << 3 | 2 | (size > 1), r, op_any(r)); break;
+	case 2:
+		insn(0, size, 0, size > 1 ? 0x81 : 0x80, op, op_any(16));
+		imm(size);
+		break;
+	default:
+		size = wide_size();
+		insn(0, size, 0, 0x83, op, op_any(16));
+		imm(1);
+		break;
+	}
+}
+
+static void gen_locked(void)
+{
+	static const uint8_t ops[] = { 0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31 };
+	unsigned r = reg(), size = wide_size();
+	struct operand o = op_mem(r);
+
+	put(1, 0xf0);
+	switch (rnd(4)) {
+	case 0: insn(0, size, 0, ops[rnd(7)], r, o); break;
+	case 1: insn(0, size, 0x0f, 0xb1, r, o); break;	/* cmpxchg */
+	case 2: insn(0, size, 0x0f, 0xc1, r, o); break;	/* xadd */
+	default: insn(0, size, 0, 0xff, rnd(2), o); break;	/* inc, dec */
+	}
+}
+
+static void gen_move(void)
+{
+	unsigned size = any_size(), r = reg();
+
+	switch (rnd(8)) {
+	case 0: insn(0, size, 0, 0x88 | (size > 1), r, op_any(r)); break;
+	case 1: insn(0, size, 0, 0x8a | (size > 1), r, op_any(r)); break;
+	case 2:
+		insn(0, size, 0, 0xc6 | (size > 1), 0, op_any(16));
+		imm(size);
+		break;
+	case 3: insn(0, wide_size(), 0x0f, 0xb6 | rnd(2) | (rnd(2) ? 8 : 0), r, op_any(r)); break;
+	case 4: insn(0, 8, 0, 0x63, r, op_any(r)); break;
+	case 5: insn(0, wide_size(), 0, 0x8d, r, op_mem(r)); break;
+	case 6: insn(0, size, 0, 0x86 | (size > 1), r, op_any(r)); break;
+	default: insn(0, wide_size(), 0x0f, 0x40 | rnd(16), r, op_any(r)); break;	/* cmov */
+	}
+}
+
+static void gen_one(void)
+{
+	unsigned size = any_size();
+
+	switch (rnd(6)) {
+	case 0: insn(0, size, 0, 0xfe | (size > 1), rnd(2), op_any(16)); break;
+	case 1: insn(0, size, 0, 0xf6 | (size > 1), 2 + rnd(2), op_any(16)); break;	/* not, neg */
+	case 2: insn(0, 1, 0x0f, 0x90 | rnd(16), 0, op_any(16)); break;	/* setcc */
+	case 3: insn(0, rnd(2) ? 4 : 8, 0x0f, 0xc8 | rnd(8), 0, op_reg()), out--; break;	/* bswap */
+	case 4: put(1, "\x98\x99\xf8\xf9\xf5\x9f\x9e"[rnd(7)]); break;
+	default: put(2, 0x48, rnd(2) ? 0x98 : 0x99); break;
+	}
+}
+
+static void gen_undefined_flags(void)
+{
+	unsigned size = any_size(), r = reg();
+
+	switch (rnd(8)) {
+	case 0:
+		insn(0, size, 0, 0xc0 | (size > 1), (const uint8_t[]){ 0, 1, 2, 3, 4, 5, 7 }[rnd(7)], op_any(16));
+		put(1, rnd(40));
+		break;
+	case 1: insn(0, size, 0, 0xd0 | (size > 1), (const uint8_t[]){ 0, 1, 4, 5, 7 }[rnd(5)], op_any(16)); break;
+	case 2: insn(0, size, 0, 0xd2 | (size > 1), (const uint8_t[]){ 0, 1, 2, 3, 4, 5, 7 }[rnd(7)], op_any(1)); break;
+	case 3: insn(0, wide_size(), 0x0f, 0xaf, r, op_any(r)); break;	/* imul */
+	case 4: insn(0, size, 0, 0xf6 | (size > 1), 4 + rnd(2), op_any(0)); break;	/* mul, imul */
+	case 5:
+		insn(0, wide_size(), 0x0f, 0xba, 4 + rnd(4), op_any(16));
+		put(1, rnd(64));
+		break;
+	case 6: insn(0xf3, rnd(2) ? 4 : 8, 0x0f, (const uint8_t[]){ 0xb8, 0xbc, 0xbd }[rnd(3)], r, op_any(r)); break;
+	default:
+		insn(0, rnd(2) ? 4 : 8, 0x0f, rnd(2) ? 0xa4 : 0xac, r, op_any(r));
+		put(1, rnd(32));
+		break;
+	}
+	define_flags();
+}
+
+/* bt family with a register: memory far from the operand, so bounded first */
+static void gen_bits(void)
+{
+	unsigned r = reg();
+	struct operand o = op_any(r);
+
+	if (o.mem)
+		mov_imm32(r, rnd(500));
+	insn(0, rnd(2) ? 4 : 8, 0x0f, 0xa3 | rnd(4) << 3, r, o);
+	define_flags();
+}
+
+static void gen_stack(void)
+{
+	unsigned r = reg();
+
+	switch (rnd(7)) {
+	case 0:
+	case 1:
+		if (r > 7)
+			put(1, 0x41);
+		put(1, 0x50 | (r & 7));
+		break;
+	case 2:
+	case 3:
+		if (r > 7)
+			put(1, 0x41);
+		put(1, 0x58 | (r & 7));
+		break;
+	case 4:
+		put(1, rnd(2) ? 0x6a : 0x68);
+		imm(out[-1] == 0x6a ? 1 : 4);
+		break;
+	case 5: insn(0, 4, 0, 0xff, 6, op_mem(16)); break;	/* push m */
+	default:
+		put(2, 0x9c, 0x5b); /* pushf; pop rbx */
+		define_flags();
+		break;
+	}
+}
+
+static void gen_vector(void)
+{
+	static const struct {
+		uint8_t prefix, opcode;
+	} ops[] = {
+		{ 0xf3, 0x6f }, { 0xf3, 0x7f }, { 0x66, 0xef }, { 0x66, 0xfe }, { 0x66, 0x6e }, { 0x66, 0x7e },
+		{ 0xf2, 0x2a }, { 0xf2, 0x58 }, { 0xf2, 0x59 }, { 0x66, 0x14 }, { 0, 0x10 }, { 0, 0x11 },
+		{ 0x66, 0x2e },
+	};
+	unsigned i = rnd(sizeof(ops) / sizeof(ops[0])), r = rnd(16);
+	int aligned = ops[i].opcode == 0xef || ops[i].opcode == 0xfe || ops[i].opcode == 0x14;
+	struct operand o = aligned ? op_reg() : op_any(16);
+
+	if (ops[i].prefix)
+		put(1, ops[i].prefix);
+	if (rex_of(&o, r, 0))
+		put(1, 0x40 | rex_of(&o, r, 0));
+	put(2, 0x0f, ops[i].opcode);
+	modrm(&o, r);
+}
+
+static void gen_body(unsigned n, unsigned depth);
+
+static void gen_branch(unsigned depth)
+{
+	uint8_t *field;
+
+	switch (rnd(5)) {
+	case 0: /* call over a jump, with the function in between */
+		put(2, 0xeb, 0);
+		field = out;
+		gen_body(1 + rnd(3), depth + 1);
+		put(1, 0xc3);
+		if (out - field > 127) {
+			out = field - 2;
+			return;
+		}
+		field[-1] = out - field;
+		put(1, 0xe8);
+		put32(field - (out + 4));
+		break;
+	case 1: /* loop: rcx times */
+		mov_imm32(1, 1 + rnd(3));
+		put(1, 0x51); /* push rcx */
+		field = out;
+		define_flags();
+		insn(0, 8, 0, 0x11, reg_not(1), op_mem(1));
+		mov_imm32(1, 0);
+		put(1, 0x59); /* pop rcx */
+		put(4, 0xff, 0xc9, 0x51, 0x75); /* dec ecx; push rcx; jnz */
+		put(1, 0);
+		out[-1] = field - out;
+		put(1, 0x59);
+		break;
+	case 2: /* jump through a register */
+		field = out;
+		mov_imm32(3, 0);
+		put(2, 0xff, 0xe3);
+		put(1, 0x90 | (rnd(256) & 0));
+		put32(0x90909090);
+		*(uint32_t *)(field + 1) = CODE + (out - start);
+		break;
+	default:
+		put(2, 0x70 | rnd(16), 0);
+		field = out;
+		gen_body(1 + rnd(3), depth + 1);
+		if (out - field > 127) {
+			out = field - 2;
+			return;
+		}
+		field[-1] = out - field;
+		break;
+	}
+}
+
+/* Store into an instruction that comes a little later, then execute it. */
+static void gen_self_modifying(void)
+{
+	uint8_t *store = out;
+	unsigned r = reg();
+
+	put(3, 0xc7, 0x04, 0x25); /* movl $imm, abs32 */
+	put32(0);
+	imm(4);
+	if (rnd(2))
+		gen_move();
+	else
+		define_flags();
+	mov_imm32(r, 1);
+	*(uint32_t *)(store + 3) = CODE + (out - 4 - start);
+}
+
+static void gen_body(unsigned n, unsigned depth)
+{
+	while (n--) {
+		switch (rnd(24)) {
+		case 0: case 1: case 2: case 3: case 4: case 5: gen_alu(); break;
+		case 6: case 7: case 8: case 9: case 10: gen_move(); break;
+		case 11: case 12: gen_one(); break;
+		case 13: case 14: gen_undefined_flags(); break;
+		case 15: gen_bits(); break;
+		case 16: case 17: gen_stack(); break;
+		case 18: case 19: gen_vector(); break;
+		case 20: gen_locked(); break;
+		case 21: if (rnd(4) == 0) gen_self_modifying(); break;
+		default: if (depth < 3) gen_branch(depth); break;
+		}
+	}
+}
+
+/* The whole body three times, then HLT. */
+static unsigned gen_program(uint8_t *code)
+{
+	start = out = code;
+	gen_body(4 + rnd(60), 0);
+	put(4, 0x66, 0x90, 0x66, 0x90);
+	put(3, 0xff, 0x0c, 0x25); /* decl COUNTER */
+	put32(COUNTER);
+	put(2, 0x0f, 0x85); /* jnz start */
+	put32(start - (out + 4));
+	put(1, 0xf4);
+	return out - start;
+}
+
+/* ---- execution ---------------------------------------------------------------------- */
+
+static uint64_t hash(uint64_t h, const void *p, size_t n)
+{
+	const uint8_t *b = p;
+
+	while (n--)
+		h = (h ^ *b++) * 0x100000001b3ull;
+	return h;
+}
+
+static void setup_exceptions(struct kvmtest *t)
+{
+	struct kvm_sregs s;
+
+	for (unsigned v = 0; v < 32; v++) {
+		uint64_t *gate = (uint64_t *)(t->mem + IDT + 16 * v);
+		uint64_t to = HANDLERS + 16 * v;
+
+		gate[0] = (to & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (to >> 16) << 48;
+		gate[1] = 0;
+		t->mem[to] = 0xf4;
+	}
+	((uint64_t *)(t->mem + 0x3000))[ABSENT >> 21] = 0;
+	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
+	s.idt.base = IDT;
+	s.idt.limit = 32 * 16 - 1;
+	s.cr4 |= 0x600;
+	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
+}
+
+/* An exception's frame: its flags image may have dead bits. */
+static void mask_frame(struct kvmtest *t, const struct kvm_regs *regs)
+{
+	unsigned vector = (regs->rip - 1 - HANDLERS) / 16;
+	uint64_t at = regs->rsp + 16;
+
+	if (vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)
+		at += 8;
+	if (at + 8 <= t->mem_size)
+		*(uint64_t *)(t->mem + at) &= ~(uint64_t)FLAGS_ARITH;
+}
+
+static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, int verbose)
+{
+	struct kvm_regs regs = { .rip = CODE, .rsp = STACK, .rflags = 2 };
+	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
+	uint64_t *r = (uint64_t *)&regs, h = 0xcbf29ce484222325ull;
+	int fault;
+
+	seed = program_seed;
+	memset(t->mem + CODE, 0xf4, 0x8000);
+	memset(t->mem + STACK - 0x4000, 0, 0x8000);
+	gen_program(t->mem + CODE);
+	for (unsigned i = 0; i < DATA_SIZE; i += 4)
+		*(uint32_t *)(t->mem + DATA + i) = rnd(1u << 31) * 5;
+	*(uint32_t *)(t->mem + COUNTER) = 3;
+	for (unsigned i = 0; i < 16; i++)
+		if (&r[i] != (uint64_t *)&regs.rsp)
+			r[i] = (uint64_t)rnd(1u << 31) << 33 ^ rnd(1u << 31);
+	regs.rsp = STACK;
+	for (unsigned i = 0; i < 16; i++)
+		for (unsigned j = 0; j < 16; j++)
+			fpu.xmm[i][j] = j % 8 == 7 ? 0x3f : rnd(256);
+	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
+	NEED(ioctl(t->vcpu, KVM_SET_FPU, &fpu) == 0);
+	NEED(ioctl(t->vcpu, KVM_RUN, 0) == 0);
+	NEED(ioctl(t->vcpu, KVM_GET_REGS, &regs) == 0);
+	NEED(ioctl(t->vcpu, KVM_GET_FPU, &fpu) == 0);
+	fault = regs.rip > HANDLERS && regs.rip < HANDLERS + 512;
+	if (fault) {
+		mask_frame(t, &regs);
+		regs.rflags &= ~(uint64_t)FLAGS_ARITH;
+	}
+	h = hash(h, &regs, sizeof(regs));
+	h = hash(h, fpu.xmm, sizeof(fpu.xmm));
+	h = hash(h, &fpu.mxcsr, 4);
+	h = hash(h, t->mem + DATA - 0x2000, DATA_SIZE + 0x4000);
+	h = hash(h, t->mem + STACK - 0x4000, 0x8000);
+	h = hash(h, t->mem + CODE, 0x8000);
+	printf("%u exit %u rip %llx %016llx\n", nr, t->run->exit_reason, (unsigned long long)regs.rip,
+	       (unsigned long long)h);
+	if (!verbose)
+		return;
+	for (unsigned i = 0; i < 18; i++)
+		printf("  r%u %016llx\n", i, (unsigned long long)r[i]);
+	for (unsigned i = 0; i < 16; i++)
+		printf("  x%u %016llx %016llx\n", i, ((unsigned long long *)fpu.xmm[i])[0],
+		       ((unsigned long long *)fpu.xmm[i])[1]);
+	printf("  data %016llx stack %016llx code %016llx\n",
+	       (unsigned long long)hash(0, t->mem + DATA - 0x2000, DATA_SIZE + 0x4000),
+	       (unsigned long long)hash(0, t->mem + STACK - 0x4000, 0x8000),
+	       (unsigned long long)hash(0, t->mem + CODE, 0x8000));
+}
+
+static uint64_t program_seed(uint64_t base, unsigned nr)
+{
+	return (base + nr) * 0x9e3779b97f4a7c15ull | 1;
+}
+
+static int child(unsigned first, unsigned n, uint64_t base, int verbose)
+{
+	struct kvmtest t = kvmtest_vm(MEM_SIZE, 0);
+
+	kvmtest_add_vcpu(&t, 0);
+	kvmtest_long_mode(&t, CODE, "\xf4", 1);
+	setup_exceptions(&t);
+	for (unsigned i = first; i < first + n; i++)
+		run_program(&t, i, program_seed(base, i), verbose);
+	return 0;
+}
+
+/* ---- comparison -------------------------------------------------------------------------- */
+
+static FILE *start_child(const char *self, const char *engine, unsigned first, unsigned n, uint64_t base,
+			 const char *mode)
+{
+	char command[4096];
+
+	snprintf(command, sizeof(command), "SOFTKVM_ENGINE=%s '%s' %s %u %u %llu", engine, self, mode, first,
+		 n, (unsigned long long)base);
+	return popen(command, "r");
+}
+
+static void show(const char *self, unsigned nr, uint64_t base)
+{
+	FILE *a = start_child(self, "interp", nr, 1, base, "verbose");
+	FILE *b = start_child(self, "dbt", nr, 1, base, "verbose");
+	char x[200], y[200];
+
+	while (a && b && fgets(x, sizeof(x), a) && fgets(y, sizeof(y), b))
+		if (strcmp(x, y))
+			printf("  interp %s  dbt    %s", x, y);
+	if (a)
+		pclose(a);
+	if (b)
+		pclose(b);
+}
+
+static void compare(const char *self, unsigned n, uint64_t base)
+{
+	FILE *a = start_child(self, "interp", 0, n, base, "child");
+	FILE *b = start_child(self, "dbt", 0, n, base, "child");
+	unsigned faults = 0, shown = 0;
+	char x[200], y[200];
+
+	NEED(a && b);
+	for (unsigned i = 0; i < n; i++) {
+		int ok = fgets(x, sizeof(x), a) && fgets(y, sizeof(y), b);
+
+		CHECK(ok);
+		if (!ok)
+			break;
+		faults += !strstr(x, "rip 1");
+		CHECK(!strcmp(x, y));
+		if (strcmp(x, y) && shown++ < 5) {
+			printf("program %u differs (seed %llu):\n", i, (unsigned long long)base);
+			show(self, i, base);
+		}
+	}
+	CHECK_EQ(pclose(a), 0);
+	CHECK_EQ(pclose(b), 0);
+	/* Both kinds of end are being tested. */
+	CHECK(faults > 0);
+	CHECK(faults < n);
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long long base = 1;
+
+	if (argc == 5) {
+		setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+		return child(atoi(argv[2]), atoi(argv[3]), strtoull(argv[4], NULL, 10), !strcmp(argv[1], "verbose"));
+	}
+	if (argc > 2)
+		base = strtoull(argv[2], NULL, 10);
+	compare(argv[0], argc > 1 ? atoi(argv[1]) : 3000, base);
+	return kvmtest_summary();
+}
