@@ -61,17 +61,20 @@ $(BUILD)/obj/%.o: %.S
 # The library proper: only softkvm_* leaves it.
 $(BUILD)/libsoftkvm.so: $(CORE_OBJ) src/api/softkvm.map
 	$(if $(Q),@echo "  LD      $@")
-	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,libsoftkvm.so.0 -Wl,--version-script=src/api/softkvm.map -Wl,-z,defs -o $@ $(CORE_OBJ) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,libsoftkvm.so.0 -Wl,--version-script=src/api/softkvm.map -Wl,-z,defs $(LDFLAGS) -o $@ $(CORE_OBJ) $(LDLIBS)
 	$(Q)ln -sf libsoftkvm.so $(BUILD)/libsoftkvm.so.0
 
 # The preload object carries the library in itself: one file, no search path.
 $(BUILD)/libsoftkvm-preload.so: $(CORE_OBJ) $(SHIM_OBJ) src/shim/preload.map
 	$(if $(Q),@echo "  LD      $@")
-	$(Q)$(CC) $(CFLAGS) -shared -Wl,--version-script=src/shim/preload.map -Wl,-z,defs -o $@ $(CORE_OBJ) $(SHIM_OBJ) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,--version-script=src/shim/preload.map -Wl,-z,defs $(LDFLAGS) -o $@ $(CORE_OBJ) $(SHIM_OBJ) $(LDLIBS)
+
+# A package, whose library is where the loader looks anyway, sets this to nothing.
+RPATH ?= -Wl,-rpath,'$$ORIGIN' -Wl,-rpath,'$$ORIGIN/../lib' -Wl,-rpath,'$$ORIGIN/../lib/softkvm'
 
 $(BUILD)/softkvm: $(CLI_OBJ) $(BUILD)/libsoftkvm.so
 	$(if $(Q),@echo "  LD      $@")
-	$(Q)$(CC) $(CFLAGS) -o $@ $(CLI_OBJ) -L$(BUILD) -lsoftkvm -Wl,-rpath,'$$ORIGIN' -Wl,-rpath,'$$ORIGIN/../lib' -Wl,-rpath,'$$ORIGIN/../lib/softkvm'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(CLI_OBJ) -L$(BUILD) -lsoftkvm $(RPATH)
 
 -include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(CLI_OBJ:.o=.d)
 
@@ -144,16 +147,17 @@ bench:
 # ---- installation --------------------------------------------------------------
 
 LIBDIR ?= $(PREFIX)/lib
+PRELOADDIR ?= $(LIBDIR)/softkvm
 .PHONY: install
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/softkvm $(DESTDIR)$(LIBDIR)/pkgconfig \
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PRELOADDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/man/man1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(BUILD)/softkvm $(TOOLS) $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BUILD)/libsoftkvm.so $(DESTDIR)$(LIBDIR)/libsoftkvm.so.$(VERSION)
 	ln -sf libsoftkvm.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libsoftkvm.so.0
 	ln -sf libsoftkvm.so.0 $(DESTDIR)$(LIBDIR)/libsoftkvm.so
-	install -m 755 $(BUILD)/libsoftkvm-preload.so $(DESTDIR)$(LIBDIR)/softkvm
+	install -m 755 $(BUILD)/libsoftkvm-preload.so $(DESTDIR)$(PRELOADDIR)
 	install -m 644 include/softkvm.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 tools/completion/softkvm.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/softkvm

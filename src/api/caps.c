@@ -2,16 +2,21 @@
 /* Capabilities: what KVM_CHECK_EXTENSION answers and what KVM_ENABLE_CAP on a VM does. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/kvm_para.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "api/fd.h"
 #include "api/ioctl.h"
+#include "host/host.h"
 #include "host/syscall.h"
+#include "kvm/api_level.h"
 #include "kvm/arch.h"
 #include "kvm/dirty_ring.h"
+#include "kvm/guest_memfd.h"
 #include "x86/irqchip.h"
 
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
@@ -40,6 +45,12 @@ static long online_cpus(void)
 static long steal_time_known(void)
 {
 	return host_syscall(SYS_access, "/proc/self/schedstat", R_OK, 0, 0) == 0;
+}
+
+/* Whether such a VM may have private memory, or memory in a guest_memfd. */
+static bool has_gmem(struct vm *vm)
+{
+	return !vm || vm->private_mem || kvm_api_level() >= KVM_API_6_18;
 }
 
 static long xsave2_size(void)
@@ -245,6 +256,23 @@ static int enable_apic_bus_cycles(struct vm *vm, const u64 *args)
 	return 0;
 }
 
+static int enable_move_context(struct vm *vm, const u64 *args)
+{
+	struct kvm_file *file = args[0] <= INT_MAX ? fd_get(args[0]) : NULL;
+	int r = -EBADF;
+
+	if (file && file->kind == KVM_FILE_VM) {
+		if (!has_gmem(vm))
+			r = -EINVAL;
+		else if (file->vm && file->mm == host_mm_id())
+			r = vm_move_context(vm, file->vm);
+		else
+			r = fd_move_foreign(vm, args[0]);
+	}
+	fd_put(file);
+	return r;
+}
+
 /* vm->lock held; flags are 0. */
 static const struct {
 	u32 cap;
@@ -267,6 +295,7 @@ static const struct {
 	{ KVM_CAP_EXIT_HYPERCALL, enable_exit_hypercall },
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, enable_exit_on_emulation_failure },
 	{ KVM_CAP_MAX_VCPU_ID, enable_max_vcpu_id },
+	{ KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM, enable_move_context },
 	{ KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, enable_no_nx_huge_pages },
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, enable_apic_bus_cycles },
 };

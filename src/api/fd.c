@@ -23,6 +23,10 @@
  * 6. table_lock is held with all signals blocked, so that close() from a signal
  *    handler cannot meet its own thread. Nothing is released under it.
  *
+ * 7. A guest_memfd's inode has one open file per view (KVM_LINK_GUEST_MEMFD). What tells them apart is the
+ *    file position, which nothing else uses, which duplicates share, and which travels with
+ *    the descriptor into other processes: a random number, and the memory's flags.
+ *
  * A file whose table entry is not here (another process's, or kept through
  * exec) is known by the name of its memfd: the system works, all else is EIO.
  */
@@ -37,10 +41,14 @@
 #include <sys/stat.h>
 
 #include "api/ioctl.h"
+#include "base/inject.h"
 #include "host/access.h"
 #include "host/host.h"
 #include "host/syscall.h"
+#include "kvm/api_level.h"
 #include "kvm/dirty_ring.h"
+#include "kvm/guest_memfd.h"
+#include "kvm/move.h"
 
 #define CHUNK_BITS 10
 #define CHUNK_SIZE (1u << CHUNK_BITS)
@@ -59,6 +67,10 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 /* Stand-ins for files made in another process, or before an exec. */
 static struct kvm_file foreign_system = { .kind = KVM_FILE_SYSTEM, .open_flags = O_RDWR, .refs = 1 };
 static struct kvm_file foreign_vm = { .kind = KVM_FILE_VM, .open_flags = O_RDWR, .refs = 1 };
+static struct kvm_file foreign_gmem = { .kind = KVM_FILE_GMEM, .open_flags = O_RDWR, .refs = 1 };
+
+#define GMEM_NAME "anon_inode:[kvm-gmem]"
+#define GMEM_VIEW_FLAGS 3ull	/* of the position: GUEST_MEMFD_FLAG_* */
 
 struct identity {
 	u64 dev, ino;
@@ -131,9 +143,15 @@ static struct kvm_file **bucket(const struct identity *id)
 	return &hash[(id->ino ^ id->ino >> 10) % HASH_SIZE];
 }
 
-static bool same(const struct kvm_file *file, const struct identity *id)
+static u64 file_position(int fd)
 {
-	return file->ino == id->ino && file->dev == id->dev;
+	return host_syscall(SYS_lseek, fd, 0, SEEK_CUR, 0);
+}
+
+static bool same(const struct kvm_file *file, const struct identity *id, int fd)
+{
+	return file->ino == id->ino && file->dev == id->dev &&
+	       (file->kind != KVM_FILE_GMEM || file_position(fd) == file->view);
 }
 
 /* ---- slots ------------------------------------------------------------------------- */
@@ -261,6 +279,7 @@ static struct kvm_file *file_alloc(enum kvm_file_kind kind, struct vm *vm, struc
 	file->vm = vm;
 	file->vcpu = vcpu;
 	file->private = NULL;
+	file->view = 0;
 	file->open_flags = O_RDWR;
 	file->mm = host_mm_id();
 	atomic_store(&file->pos, 0);
@@ -294,16 +313,17 @@ static void hash_remove(struct kvm_file *file)
 static void vm_last_put(struct vm *vm)
 {
 	struct vm_control *control = vm->control;
+	size_t control_size = vm->move_area ? VM_FILE_SIZE : PAGE_SIZE;
 	u32 nr = atomic_load(&vm->nr_vcpus);
 	void **runs = calloc(nr + 1, sizeof(*runs));
 
 	for (u32 i = 0; runs && i < nr; i++)
 		runs[i] = vm->vcpus[i]->run;
-	if (control) {
+	if (control)
 		atomic_store(&control->state, VM_CONTROL_DEAD);
-		host_syscall(SYS_munmap, control, PAGE_SIZE, 0, 0);
-	}
 	vm_destroy(vm);
+	if (control)
+		host_syscall(SYS_munmap, control, control_size, 0, 0);
 	for (u32 i = 0; runs && i < nr; i++)
 		if (runs[i])
 			host_syscall(SYS_munmap, runs[i], VCPU_FILE_SIZE, 0, 0);
@@ -317,6 +337,8 @@ static coldpath void file_release(struct kvm_file *file)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
 	hash_remove(file);
+	if (file->kind == KVM_FILE_GMEM)
+		gmem_release(file->private);
 	file_free(file);
 	if (vm && __atomic_sub_fetch(&vm->refs, 1, __ATOMIC_ACQ_REL) == 0)
 		vm_last_put(vm);
@@ -394,17 +416,18 @@ static void *map_file(int fd, size_t size)
 int fd_create_vm(struct vm *vm)
 {
 	struct kvm_file *file = file_alloc(KVM_FILE_VM, vm, NULL);
+	size_t size = vm->private_mem || kvm_api_level() >= KVM_API_6_18 ? VM_FILE_SIZE : PAGE_SIZE;
 	struct vm_control *control;
 	int fd;
 
 	if (!file)
 		return -ENOMEM;
-	fd = host_memfd("anon_inode:kvm-vm", PAGE_SIZE, true);
+	fd = host_memfd("anon_inode:kvm-vm", size, true);
 	if (fd < 0) {
 		file_free(file);
 		return fd;
 	}
-	control = map_file(fd, PAGE_SIZE);
+	control = map_file(fd, size);
 	if (!control) {
 		host_syscall(SYS_close, fd, 0, 0, 0);
 		file_free(file);
@@ -414,6 +437,8 @@ int fd_create_vm(struct vm *vm)
 	control->version = 1;
 	atomic_store(&control->state, VM_CONTROL_ALIVE);
 	vm->control = control;
+	if (size == VM_FILE_SIZE)
+		vm->move_area = (void *)((u8 *)control + PAGE_SIZE);
 	return file_install(file, fd);
 }
 
@@ -472,6 +497,111 @@ int fd_create_device(struct vm *vm, const char *name, void *private)
 	return fd;
 }
 
+static u64 new_view(u64 flags)
+{
+	u64 id = 0;
+
+	/* 1: GRND_NONBLOCK */
+	if (host_syscall(SYS_getrandom, &id, sizeof(id), 1, 0) != sizeof(id))
+		id = host_rdtsc() ^ (u64)process_id() << 32;
+	return ((id & ~(1ull << 63)) & ~GMEM_VIEW_FLAGS) | flags;
+}
+
+/* fd, a memfd, becomes a view of vm's. Closes fd on failure. */
+static int gmem_install(struct vm *vm, int fd, u64 size, u64 flags)
+{
+	struct kvm_file *file = file_alloc(KVM_FILE_GMEM, vm, NULL);
+	struct gmem *gmem = NULL;
+	int err = -ENOMEM;
+
+	if (file)
+		gmem = gmem_create(vm, fd, size, flags, &err);
+	if (gmem) {
+		file->private = gmem;
+		file->view = new_view(flags);
+		err = host_syscall(SYS_lseek, fd, file->view, SEEK_SET, 0) < 0 ? -EINVAL : 0;
+	}
+	if (!err)
+		return file_install(file, fd);
+	host_syscall(SYS_close, fd, 0, 0, 0);
+	if (gmem)
+		gmem_release(gmem);
+	if (file)
+		file_free(file);
+	return err;
+}
+
+int fd_create_gmem(struct vm *vm, u64 size, u64 flags)
+{
+	int fd = host_memfd(GMEM_NAME, size, false);
+
+	return fd < 0 ? fd : gmem_install(vm, fd, size, flags);
+}
+
+/* A second open file on fd's inode; its flags are in fd's position. */
+static int gmem_reopen(int fd, u64 *size)
+{
+	char path[40];
+	struct stat st, st2;
+	long new;
+
+	if (inject_value(INJECT_GMEM_LINK_FD))
+		return -EMFILE;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	new = host_syscall(SYS_openat, AT_FDCWD, path, O_RDWR, 0);
+	if (new < 0)
+		return new;
+	/* The number may have been somebody else's by then. */
+	if (host_syscall(SYS_fstat, fd, &st, 0, 0) || host_syscall(SYS_fstat, new, &st2, 0, 0) ||
+	    st.st_ino != st2.st_ino || st.st_dev != st2.st_dev ||
+	    (host_syscall(SYS_fcntl, new, F_GET_SEALS, 0, 0) & F_SEAL_SHRINK) == 0) {
+		host_syscall(SYS_close, new, 0, 0, 0);
+		return -EINVAL;
+	}
+	*size = st2.st_size;
+	return new;
+}
+
+int fd_link_gmem(struct vm *vm, int fd)
+{
+	struct timespec times[2] = { { .tv_nsec = UTIME_NOW }, { .tv_nsec = UTIME_OMIT } };
+	struct kvm_file *file = fd_get(fd);
+	u64 size = 0;
+	int r = -EINVAL;
+
+	if (file && file->kind == KVM_FILE_GMEM && file->vm != vm) {
+		u64 flags = file_position(fd) & GMEM_VIEW_FLAGS;
+
+		r = gmem_reopen(fd, &size);
+		if (r >= 0) {
+			host_syscall(SYS_utimensat, r, NULL, times, 0);
+			r = gmem_install(vm, r, size, flags);
+		}
+	}
+	fd_put(file);
+	return r;
+}
+
+/* -EBADF: not a VM's. -EINVAL: of one that cannot be moved from. */
+int fd_move_foreign(struct vm *dst, int fd)
+{
+	struct vm_control *control;
+	struct stat st;
+	int r = -EBADF;
+
+	if (host_syscall(SYS_fstat, fd, &st, 0, 0) || st.st_size < (off_t)PAGE_SIZE ||
+	    !(host_syscall(SYS_fcntl, fd, F_GET_SEALS, 0, 0) & F_SEAL_SHRINK))
+		return -EBADF;
+	control = map_file(fd, st.st_size);
+	if (!control)
+		return -ENOMEM;
+	if (!memcmp(control->magic, VM_CONTROL_MAGIC, sizeof(control->magic)))
+		r = st.st_size == (off_t)VM_FILE_SIZE ?
+			    vm_move_context_foreign(dst, (void *)((u8 *)control + PAGE_SIZE)) : -EINVAL;
+	host_syscall(SYS_munmap, control, st.st_size, 0, 0);
+	return r;
+}
+
 /* ---- look-up ---------------------------------------------------------------------------- */
 
 /* Not in the table: perhaps a sibling's, which only its name can tell. */
@@ -492,6 +622,8 @@ static coldpath struct kvm_file *foreign_file(int fd)
 	name = link + sizeof(prefix) - 1;
 	if (!strcmp(name, "/dev/kvm (deleted)"))
 		file = &foreign_system;
+	else if (!strcmp(name, GMEM_NAME " (deleted)"))
+		file = &foreign_gmem;
 	else if (!strncmp(name, "anon_inode:kvm-", 15))
 		file = &foreign_vm;
 	else
@@ -500,12 +632,12 @@ static coldpath struct kvm_file *foreign_file(int fd)
 	return file;
 }
 
-static struct kvm_file *hash_get(const struct identity *id)
+static struct kvm_file *hash_get(const struct identity *id, int fd)
 {
 	u64 old = lock_table();
 	struct kvm_file *file = *bucket(id);
 
-	while (file && !(same(file, id) && get_unless_zero(file)))
+	while (file && !(same(file, id, fd) && get_unless_zero(file)))
 		file = file->hash_next;
 	unlock_table(old);
 	return file;
@@ -513,7 +645,7 @@ static struct kvm_file *hash_get(const struct identity *id)
 
 static coldpath struct kvm_file *fd_get_slow(int fd, const struct identity *id)
 {
-	struct kvm_file *file = hash_get(id);
+	struct kvm_file *file = hash_get(id, fd);
 
 	if (!file)
 		return foreign_file(fd);
@@ -543,7 +675,7 @@ struct kvm_file *fd_get(int fd)
 	struct identity id = { 0 };
 	bool valid = identify(fd, &id);
 
-	if (likely(file && valid && same(file, &id)))
+	if (likely(file && valid && same(file, &id, fd)))
 		return file;
 	if (file)
 		drop_stale(fd, file);
@@ -562,7 +694,7 @@ void fd_note_dup(int old_fd, int new_fd)
 
 int fd_check_alive(const struct kvm_file *file)
 {
-	if (file->kind == KVM_FILE_SYSTEM)
+	if (file->kind == KVM_FILE_SYSTEM || file->kind == KVM_FILE_GMEM)
 		return 0;
 	if (file->mm != host_mm_id() || !file->vm || atomic_load(&file->vm->dead))
 		return -EIO;
@@ -728,14 +860,61 @@ static unsigned long mmap_vcpu(struct kvm_file *file, void *addr, size_t len, in
 	return p;
 }
 
+static unsigned long mmap_gmem(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
+{
+	u64 gmem_flags = file_position(fd) & GMEM_VIEW_FLAGS;
+	struct stat st;
+
+	if (!(gmem_flags & GUEST_MEMFD_FLAG_MMAP))
+		return -ENODEV;
+	if ((flags & MAP_TYPE) == MAP_PRIVATE)
+		return -EINVAL;
+	/* Memory that begins as the guest's own cannot be touched: as what lies past the end, SIGBUS. */
+	if (!(gmem_flags & GUEST_MEMFD_FLAG_INIT_SHARED) && !host_syscall(SYS_fstat, fd, &st, 0, 0))
+		offset = (st.st_size + PAGE_SIZE - 1) & PAGE_MASK;
+	return host_syscall6(SYS_mmap, (long)addr, len, prot, flags, fd, offset);
+}
+
 unsigned long fd_mmap(struct kvm_file *file, void *addr, size_t len, int prot, int flags, int fd,
 		      off_t offset)
 {
 	if (!len || (offset & ~PAGE_MASK) || len > (size_t)-PAGE_SIZE)
 		return len > (size_t)-PAGE_SIZE ? -ENOMEM : -EINVAL;
+	if (file->kind == KVM_FILE_GMEM)
+		return mmap_gmem(addr, len, prot, flags, fd, offset);
 	if (file->kind != KVM_FILE_VCPU)
 		return -ENODEV;
 	return mmap_vcpu(file, addr, len, prot, flags, fd, offset);
+}
+
+/* ---- the size of guest memory ------------------------------------------------------------------ */
+
+#define GMEM_FALLOC (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+
+long fd_fallocate(struct kvm_file *file, int fd, int mode, off_t off, off_t len)
+{
+	struct stat st;
+	long r;
+
+	if (file->kind != KVM_FILE_GMEM)
+		return -ENODEV;
+	if (off < 0 || len <= 0)
+		return -EINVAL;
+	if (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & ~GMEM_FALLOC))
+		return -EOPNOTSUPP;
+	if ((off | len) & ~PAGE_MASK)
+		return -EINVAL;
+	r = host_syscall(SYS_fstat, fd, &st, 0, 0);
+	if (r)
+		return r;
+	if (!(mode & FALLOC_FL_PUNCH_HOLE) && (off > st.st_size || len > st.st_size - off))
+		return -EINVAL;
+	return host_syscall(SYS_fallocate, fd, mode, off, len);
+}
+
+long fd_ftruncate(struct kvm_file *file)
+{
+	return -EINVAL;
 }
 
 /* ---- reading statistics ------------------------------------------------------------------------- */

@@ -18,6 +18,7 @@ enum kvm_file_kind {
 	KVM_FILE_VCPU,
 	KVM_FILE_STATS,
 	KVM_FILE_DEVICE,
+	KVM_FILE_GMEM,			/* guest_memfd; private: struct gmem */
 };
 
 /* One open file description of ours. Never freed, only recycled: a stale pointer may be looked at. */
@@ -27,6 +28,7 @@ struct kvm_file {
 	struct vcpu *vcpu;		/* vCPU, or a vCPU's stats */
 	void *private;			/* devices: the creator's */
 	u64 dev, ino;
+	u64 view;			/* guest_memfd: which of the inode's open files; its file position */
 	u64 mm;				/* host_mm_id() of the creator */
 	int open_flags;			/* what F_GETFL says: O_RDONLY, O_RDWR */
 	_Atomic u32 refs;		/* known descriptors and calls under way; 0: on the free list */
@@ -44,6 +46,9 @@ struct vm_control {
 #define VM_CONTROL_MAGIC "SoftKVM" /* and its NUL */
 #define VM_CONTROL_ALIVE 1
 #define VM_CONTROL_DEAD 2
+
+/* The file of a VM with guest_memfd: the control page, then struct move_area. Sparse. */
+#define VM_FILE_SIZE (PAGE_SIZE + ((sizeof(struct move_area) + PAGE_SIZE - 1) & PAGE_MASK))
 
 /* A vCPU's file: kvm_run, PIO data, (coalesced ring,) and at VCPU_FILE_RING_PAGE the dirty ring. */
 #define VCPU_FILE_RING_PAGE 64
@@ -65,6 +70,14 @@ int fd_create_vm(struct vm *vm);
 int fd_create_vcpu(struct vcpu *vcpu);
 /* vcpu NULL: the VM's. */
 int fd_create_stats(struct vm *vm, struct vcpu *vcpu);
+/*
+ * guest_memfd, without O_CLOEXEC: new memory, or (fd_link_gmem) another view of the memory behind fd,
+ * which -EINVAL says is none or is vm's own.
+ */
+int fd_create_gmem(struct vm *vm, u64 size, u64 flags);
+int fd_link_gmem(struct vm *vm, int fd);
+/* Move the context of the VM behind fd, another process's, to dst; dst->lock held. -errno. */
+int fd_move_foreign(struct vm *dst, int fd);
 int fd_create_device(struct vm *vm, const char *name, void *private);
 
 /* A reference to what fd is, or NULL if it is not ours. Leaves errno alone. */
@@ -88,6 +101,9 @@ void fd_detach_range(unsigned first, unsigned last);
 /* Get a thread out of KVM_RUN: pthread_cancel() on it has just been called. */
 void fd_cancel_thread(pthread_t thread);
 
+/* fallocate(2), ftruncate(2); -errno. */
+long fd_fallocate(struct kvm_file *file, int fd, int mode, off_t off, off_t len);
+long fd_ftruncate(struct kvm_file *file);
 /* read(2), pread(2) on a stats descriptor; -errno. off NULL: the file's position. */
 ssize_t fd_stats_read(struct kvm_file *file, void *buf, size_t count, const off_t *off);
 /* mmap(2) of a descriptor of ours; -errno as an unsigned long above -4096. */

@@ -8,9 +8,12 @@
 
 #include "api/ioctl.h"
 #include "host/access.h"
+#include "host/host.h"
+#include "kvm/guest_memfd.h"
 #include "x86/cr.h"
 #include "x86/irqchip.h"
 #include "x86/mmu.h"
+#include "x86/msr.h"
 #include "x86/pvclock.h"
 #include "x86/state.h"
 #include "x86/tsc.h"
@@ -271,7 +274,6 @@ long do_kvm_set_vapic_addr(struct vcpu *vcpu, void *arg)
 
 /* ---- machine checks ----------------------------------------------------------------- */
 
-#define MCE_BANKS_MAX 32
 #define MCG_CTL_P BIT_ULL(8)
 #define MCG_SER_P BIT_ULL(24)
 #define MCG_STATUS_MCIP BIT_ULL(2)
@@ -291,6 +293,8 @@ long do_kvm_x86_setup_mce(struct vcpu *vcpu, void *arg)
 
 	if (!banks || banks > MCE_BANKS_MAX || (cap & ~(MCG_CTL_P | MCG_SER_P | 0xff00ffull)))
 		return -EINVAL;
+	if (!mce_banks_get(vcpu))
+		return -ENOMEM;
 	m->mcg_cap = cap;
 	if (cap & MCG_CTL_P)
 		m->mcg_ctl = ~0ull;
@@ -329,6 +333,8 @@ long do_kvm_x86_set_mce(struct vcpu *vcpu, void *arg)
 
 	if (mce->bank >= (m->mcg_cap & 0xff) || mce->bank >= MCE_BANKS_MAX || !(mce->status & MCI_VAL))
 		return -EINVAL;
+	if (!mce_banks_get(vcpu))
+		return -ENOMEM;
 	bank = &m->mce_banks[mce->bank * MCI_REGS];
 
 	/* Uncorrected, no action needed: logged without an exception. */
@@ -465,8 +471,55 @@ long do_kvm_set_nested_state(struct vcpu *vcpu, void *arg)
 	return -EINVAL;
 }
 
-/* KVM_CAP_PRE_FAULT_MEMORY is not offered: as an unknown ioctl. */
+/* One page as the guest would touch it. 0, -ENOENT (no slot), -EFAULT. In guest mode. */
+static int pre_fault_page(struct vcpu *vcpu, gpa_t gpa)
+{
+	struct memslot *slot = memslots_find(vcpu->slots, gpa >> PAGE_SHIFT);
+	u64 value;
+	u8 *host;
+
+	if (!slot && !vm_gfn_is_private(vcpu->vm, gpa >> PAGE_SHIFT))
+		return -ENOENT;
+	host = slot ? vcpu_guest_host(vcpu, slot, gpa) : NULL;
+	if (!host) {
+		vcpu_memory_fault(vcpu, gpa);
+		return -EFAULT;
+	}
+	/* Private pages are allocated, by a write that changes nothing. */
+	if (host != (u8 *)memslot_hva(slot, gpa))
+		return host_atomic_or32(host, 0) ? -EFAULT : 0;
+	return host_load8(host, &value) ? 0 : -EFAULT;
+}
+
 long do_kvm_pre_fault_memory(struct vcpu *vcpu, void *arg)
 {
-	return -EINVAL;
+	struct kvm_pre_fault_memory *range = arg;
+	u64 full_size = range->size;
+	struct guest_access ga;
+	int r = 0;
+
+	if (range->flags || ((range->gpa | range->size) & ~PAGE_MASK) ||
+	    range->gpa + range->size <= range->gpa)
+		return -EINVAL;
+	guest_access_begin(vcpu, &ga);
+	while (range->size) {
+		if (host_signal_pending()) {
+			r = -EINTR;
+			break;
+		}
+		r = pre_fault_page(vcpu, range->gpa);
+		if (r == -EFAULT && guest_access_kicked(vcpu, &ga))
+			continue;
+		if (r)
+			break;
+		range->gpa += PAGE_SIZE;
+		range->size -= PAGE_SIZE;
+		/* Slots may go at a boundary only: let whoever waits for one have it. */
+		if (unlikely(vcpu_has_requests(vcpu))) {
+			vcpu_leave_guest_mode(vcpu);
+			vcpu_enter_guest_mode(vcpu);
+		}
+	}
+	guest_access_end(vcpu, &ga);
+	return range->size == full_size ? r : 0;
 }

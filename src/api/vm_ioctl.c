@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* Handlers of a VM descriptor's ioctls: checks, locks, and the call of whoever does the work. */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/fd.h"
 #include "api/ioctl.h"
 #include "host/host.h"
+#include "host/syscall.h"
 #include "kvm/arch.h"
 #include "kvm/dirty_ring.h"
+#include "kvm/guest_memfd.h"
+#include "kvm/move.h"
 #include "x86/irqchip.h"
 #include "x86/msr_filter.h"
 #include "x86/pvclock.h"
@@ -75,12 +80,72 @@ long do_kvm_set_user_memory_region(struct vm *vm, void *arg)
 	_Static_assert(offsetof(struct kvm_userspace_memory_region2, userspace_addr) ==
 		       offsetof(struct kvm_userspace_memory_region, userspace_addr), "same head");
 	memcpy(&mem, arg, sizeof(struct kvm_userspace_memory_region));
+	if (mem.flags & KVM_MEM_GUEST_MEMFD)
+		return -EINVAL;
 	return vm_set_memory_region(vm, &mem);
 }
 
 long do_kvm_set_user_memory_region2(struct vm *vm, void *arg)
 {
-	return vm_set_memory_region(vm, arg);
+	const struct kvm_userspace_memory_region2 *mem = arg;
+	struct kvm_file *file = NULL;
+	struct gmem *gmem = NULL;
+	int err = -EBADF;
+	long r;
+
+	if (mem->flags & KVM_MEM_GUEST_MEMFD) {
+		file = fd_get(mem->guest_memfd);
+		if (file && file->kind == KVM_FILE_GMEM)
+			gmem = file->private; /* another process's has none */
+		if (file || host_syscall(SYS_fcntl, mem->guest_memfd, F_GETFD, 0, 0) >= 0)
+			err = -EINVAL;
+	}
+	r = vm_set_memory_region2(vm, mem, gmem, err);
+	fd_put(file);
+	return r;
+}
+
+long do_kvm_set_memory_attributes(struct vm *vm, void *arg)
+{
+	return vm_set_memory_attributes(vm, arg);
+}
+
+/* From now on there is something that another process may want to move. Without memory for that, it cannot. */
+static long note_gmem(struct vm *vm, long fd)
+{
+	if (fd >= 0) {
+		pthread_mutex_lock(&vm->lock);
+		(void)move_agent_start(vm);
+		pthread_mutex_unlock(&vm->lock);
+	}
+	return fd;
+}
+
+long do_kvm_create_guest_memfd(struct vm *vm, void *arg)
+{
+	const struct kvm_create_guest_memfd *create = arg;
+
+	if (create->flags & ~gmem_supported_flags(vm))
+		return -EINVAL;
+	if ((s64)create->size <= 0 || (create->size & ~PAGE_MASK))
+		return -EINVAL;
+	return note_gmem(vm, fd_create_gmem(vm, create->size, create->flags));
+}
+
+long do_kvm_link_guest_memfd(struct vm *vm, void *arg)
+{
+	const struct kvm_link_guest_memfd *link = arg;
+	int fd;
+
+	if (link->flags || link->fd > INT_MAX)
+		return -EINVAL;
+	for (unsigned i = 0; i < ARRAY_SIZE(link->reserved); i++)
+		if (link->reserved[i])
+			return -EINVAL;
+	fd = fd_link_gmem(vm, link->fd);
+	if (fd >= 0)
+		__atomic_add_fetch(&vm->stat.gmem_links, 1, __ATOMIC_RELAXED);
+	return note_gmem(vm, fd);
 }
 
 long do_kvm_get_dirty_log(struct vm *vm, void *arg)

@@ -89,6 +89,20 @@ u64 host_arch_capabilities(void)
 	return caps;
 }
 
+u32 host_mxcsr_mask(void)
+{
+	static _Atomic u32 cached;
+	_Alignas(16) u8 area[512] = { 0 };
+	u32 mask = cached;
+
+	if (mask)
+		return mask;
+	asm volatile("fxsave64 %0" : "=m"(area));
+	memcpy(&mask, area + 28, 4);
+	cached = mask = mask ? mask : 0xffbf;
+	return mask;
+}
+
 u64 host_xcr0(void)
 {
 	u32 a, b, c, d;

@@ -8,6 +8,7 @@
 
 #include "kvm/kvm_host.h"
 
+bool arch_vm_type_supported(unsigned long type);
 int arch_vm_create(struct vm *vm, unsigned long type);	/* 0 or -errno */
 void arch_vm_destroy(struct vm *vm);
 int arch_vcpu_create(struct vcpu *vcpu);		/* vm->lock held */

@@ -87,9 +87,30 @@ static int routing_fill(struct irq_routing *rt, const struct kvm_irq_routing_ent
 	return 0;
 }
 
+/* What KVM_CREATE_IRQCHIP sets up is the same in every VM, and shared; it stays until the process ends. */
+static struct irq_routing *_Atomic default_routing;
+
+void irq_routing_free(struct irq_routing *rt)
+{
+	if (rt != atomic_load(&default_routing))
+		free(rt);
+}
+
+static void routing_install(struct vm *vm, struct irq_routing *rt)
+{
+	struct irq_routing *old;
+
+	pthread_mutex_lock(&vm->irq_lock);
+	old = atomic_exchange(&vm->routing, rt);
+	irq_notifiers_changed(vm);
+	pthread_mutex_unlock(&vm->irq_lock);
+	arch_routing_updated(vm);
+	irq_routing_free(old);
+}
+
 int vm_set_gsi_routing(struct vm *vm, const struct kvm_irq_routing_entry *entries, u32 nr, u32 flags)
 {
-	struct irq_routing *rt, *old;
+	struct irq_routing *rt;
 	int r;
 
 	if (flags || nr > KVM_ABI_MAX_IRQ_ROUTES)
@@ -107,18 +128,14 @@ int vm_set_gsi_routing(struct vm *vm, const struct kvm_irq_routing_entry *entrie
 		free(rt);
 		return r;
 	}
-	pthread_mutex_lock(&vm->irq_lock);
-	old = atomic_exchange(&vm->routing, rt);
-	irq_notifiers_changed(vm);
-	pthread_mutex_unlock(&vm->irq_lock);
-	arch_routing_updated(vm);
-	free(old);
+	routing_install(vm, rt);
 	return 0;
 }
 
-int vm_set_default_routing(struct vm *vm)
+static struct irq_routing *default_routing_make(void)
 {
 	struct kvm_irq_routing_entry e[16 + KVM_ABI_IRQCHIP_NUM_PINS];
+	struct irq_routing *rt;
 	u32 nr = 0;
 
 	memset(e, 0, sizeof(e));
@@ -134,7 +151,27 @@ int vm_set_default_routing(struct vm *vm)
 		e[nr].u.irqchip.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
 		e[nr++].u.irqchip.pin = gsi & 7;
 	}
-	return vm_set_gsi_routing(vm, e, nr, 0);
+	rt = routing_alloc(e, nr);
+	if (rt)
+		(void)routing_fill(rt, e, nr);
+	return rt;
+}
+
+int vm_set_default_routing(struct vm *vm)
+{
+	struct irq_routing *rt = atomic_load(&default_routing), *none = NULL;
+
+	if (!rt) {
+		rt = default_routing_make();
+		if (!rt)
+			return -ENOMEM;
+		if (!atomic_compare_exchange_strong(&default_routing, &none, rt)) {
+			free(rt);
+			rt = none;
+		}
+	}
+	routing_install(vm, rt);
+	return 0;
 }
 
 /* ---- delivery --------------------------------------------------------------------- */

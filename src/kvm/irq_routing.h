@@ -17,6 +17,8 @@ struct irq_routing {
 	u16 first[];				/* entries of gsi: first[gsi] .. first[gsi + 1] */
 };
 
+/* Not while anybody may look. */
+void irq_routing_free(struct irq_routing *rt);
 /* irq_lock held. */
 int vm_set_irq_locked(struct vm *vm, int source, u32 gsi, int level);
 /* GSI of a pin (a PIC slave's counted from 0 or from 8), or -1. irq_lock held. */

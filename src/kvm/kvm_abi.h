@@ -74,6 +74,34 @@ struct kvm_pre_fault_memory {
 #define KVM_CAP_PMU_EVENT_MASKED_EVENTS 226
 #endif
 
+#ifndef KVM_X86_SW_PROTECTED_VM
+#define KVM_X86_DEFAULT_VM 0
+#define KVM_X86_SW_PROTECTED_VM 1
+#endif
+
+#ifndef GUEST_MEMFD_FLAG_MMAP
+#define KVM_CAP_GUEST_MEMFD_FLAGS 244
+#define GUEST_MEMFD_FLAG_MMAP (1ull << 0)
+#define GUEST_MEMFD_FLAG_INIT_SHARED (1ull << 1)
+#endif
+
+/* A series under review; its number was others' before and may be again: never look at the number alone. */
+#ifndef KVM_LINK_GUEST_MEMFD
+struct kvm_link_guest_memfd {
+	u64 fd;
+	u64 flags;
+	u64 reserved[6];
+};
+#define KVM_LINK_GUEST_MEMFD _IOWR(KVMIO, 0xd6, struct kvm_link_guest_memfd)
+#endif
+
+/* kvm_run.memory_fault */
+struct kvm_memory_fault_exit {
+	u64 flags;
+	u64 gpa;
+	u64 size;
+};
+
 #define KVM_ABI_IRQCHIP_NUM_PINS 24
 #define KVM_ABI_MAX_IRQ_ROUTES 4096
 #define KVM_ABI_MAX_VCPUS 1024

@@ -27,6 +27,8 @@
 
 struct vm;
 struct vcpu;
+struct gmem;
+struct mem_attrs;
 
 #include "x86/vcpu_arch.h" /* struct vcpu_arch, struct vm_arch: chosen by the guest arch */
 
@@ -36,7 +38,7 @@ struct memslot {
 	gfn_t base_gfn;
 	u64 npages;
 	hva_t userspace_addr;
-	u32 flags;		/* KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY */
+	u32 flags;		/* KVM_MEM_* */
 	u16 id;
 	u16 as_id;
 	/*
@@ -44,6 +46,11 @@ struct memslot {
 	 * threads, harvested under slots_lock. With rings: the page is in one (dirty_ring.c).
 	 */
 	_Atomic u64 *dirty_bitmap;
+	/* KVM_MEM_GUEST_MEMFD: where the private pages are. Both NULL once its descriptors are closed; under slots_lock. */
+	struct gmem *gmem;
+	u8 *_Atomic gmem_host;
+	u64 gmem_offset;
+	bool gmem_only;		/* its shared pages are there, too */
 };
 
 /*
@@ -83,6 +90,7 @@ enum vcpu_request {
 	KVM_REQ_DIRTY_RING_SOFT_FULL, /* KVM_EXIT_DIRTY_RING_FULL at the next entry */
 	KVM_REQ_APIC_TIMER,	/* the vCPU's own APIC timer expired */
 	KVM_REQ_SYNC,		/* acknowledge a vm_sync_vcpus() boundary, nothing else */
+	KVM_REQ_CODE_PAGE,	/* drop write tags: a page now holds code of another vCPU, or that code was written */
 	KVM_REQ_STOP,		/* another thread wants this vCPU out of KVM_RUN: EINTR */
 };
 
@@ -137,6 +145,9 @@ struct vm {
 	pthread_mutex_t slots_lock;
 	pthread_mutex_t irq_lock;
 	struct memslots *_Atomic slots;	/* current snapshot, address space 0 */
+	struct mem_attrs *_Atomic attrs; /* private pages, NULL: none; kvm/guest_memfd.c, replaced under slots_lock */
+	bool private_mem;		/* of a type with private memory */
+	_Atomic u32 moving;		/* part of a context move; kvm/move.c */
 	struct memslots *spare_slots;	/* an old snapshot's memory, for the next one; under slots_lock */
 	struct vcpu **vcpus;		/* created_vcpus entries, grows; read under lock or after acquire of nr_vcpus */
 	_Atomic u32 nr_vcpus;
@@ -161,11 +172,15 @@ struct vm {
 	pid_t owner;			/* process that created it */
 	char name[32];
 	struct vm_control *control;	/* first page of the VM's file; api/fd.c */
+	struct move_area *move_area;	/* the rest of it, if others may move from this VM; kvm/move_agent.c */
+	struct move_agent *move_agent;	/* thread that answers them; under lock */
 };
 
 /* kvm/vm.c */
 struct vm *vm_create(unsigned long type, int *err);
 void vm_destroy(struct vm *vm);
+/* EIO for every call from now on; vCPUs are not waited for. */
+void vm_kill(struct vm *vm);
 /* Ours went wrong, not the guest's and not the client's: one line on stderr, VM dead (EIO from now on). */
 void vm_bug(struct vm *vm, const char *what, const char *file, int line) coldpath;
 #define VM_BUG_ON(cond, vm)                                                     \
@@ -226,6 +241,9 @@ void vcpu_leave_guest_mode(struct vcpu *vcpu);
 
 /* kvm/memslot.c */
 int vm_set_memory_region(struct vm *vm, const struct kvm_userspace_memory_region2 *mem);
+/* The same with the result of looking up mem->guest_memfd: a view, or NULL and the errno. */
+int vm_set_memory_region2(struct vm *vm, const struct kvm_userspace_memory_region2 *mem,
+			  struct gmem *gmem, int gmem_err);
 int vm_get_dirty_log(struct vm *vm, const struct kvm_dirty_log *log);
 int vm_clear_dirty_log(struct vm *vm, const struct kvm_clear_dirty_log *log);
 /* A guest write to gfn is about to happen (or has happened): log it. vCPU thread, in guest mode. */

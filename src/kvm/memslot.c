@@ -28,8 +28,10 @@
 
 #include "host/access.h"
 #include "host/host.h"
+#include "kvm/api_level.h"
 #include "kvm/arch.h"
 #include "kvm/dirty_ring.h"
+#include "kvm/guest_memfd.h"
 #include "kvm/kvm_host.h"
 
 #define MAX_PAGES_PER_SLOT ((1ull << 31) - 1)
@@ -219,9 +221,21 @@ void memslot_mark_dirty(struct vcpu *vcpu, struct memslot *slot, gfn_t gfn)
 
 /* ---- KVM_SET_USER_MEMORY_REGION(2) ----------------------------------------------------- */
 
-static int check_region(const struct kvm_userspace_memory_region2 *mem)
+/* Private memory can be neither logged nor read-only. */
+static u32 valid_flags(const struct vm *vm, const struct kvm_userspace_memory_region2 *mem)
 {
-	if (mem->flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
+	if (!(mem->flags & KVM_MEM_GUEST_MEMFD))
+		return KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
+	return vm->private_mem || kvm_api_level() >= KVM_API_6_18 ? KVM_MEM_GUEST_MEMFD : 0;
+}
+
+static int check_region(const struct vm *vm, const struct kvm_userspace_memory_region2 *mem)
+{
+	if (mem->flags & ~valid_flags(vm, mem))
+		return -EINVAL;
+	if ((mem->flags & KVM_MEM_GUEST_MEMFD) &&
+	    ((mem->guest_memfd_offset & ~PAGE_MASK) ||
+	     mem->guest_memfd_offset + mem->memory_size < mem->guest_memfd_offset))
 		return -EINVAL;
 	if ((mem->memory_size | mem->guest_phys_addr | mem->userspace_addr) & ~PAGE_MASK)
 		return -EINVAL;
@@ -272,7 +286,22 @@ static int replace_slot(struct vm *vm, struct memslot *old, struct memslot *new)
 	return 0;
 }
 
-static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_userspace_memory_region2 *mem)
+struct gmem_ref {
+	struct gmem *gmem;
+	int err;	/* why there is none */
+};
+
+static int bind_gmem(struct vm *vm, struct memslot *slot, const struct gmem_ref *ref, u64 offset)
+{
+	if (!(slot->flags & KVM_MEM_GUEST_MEMFD))
+		return 0;
+	if (!ref->gmem)
+		return ref->err;
+	return ref->gmem->vm == vm ? gmem_bind(slot, ref->gmem, offset) : -EINVAL;
+}
+
+static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_userspace_memory_region2 *mem,
+		       const struct gmem_ref *ref)
 {
 	struct memslot *new = calloc(1, sizeof(*new));
 	int r;
@@ -284,7 +313,9 @@ static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_user
 	new->userspace_addr = mem->userspace_addr;
 	new->flags = mem->flags;
 	new->id = (u16)mem->slot;
-	r = prepare_bitmap(vm, old, new);
+	r = bind_gmem(vm, new, ref, mem->guest_memfd_offset);
+	if (!r)
+		r = prepare_bitmap(vm, old, new);
 	if (!r)
 		r = replace_slot(vm, old, new);
 	if (r) {
@@ -295,7 +326,8 @@ static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_user
 	return r;
 }
 
-static int set_region_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *mem)
+static int set_region_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *mem,
+			     const struct gmem_ref *ref)
 {
 	struct memslots *slots = atomic_load(&vm->slots);
 	struct memslot *old = memslots_find_id(slots, (u16)mem->slot);
@@ -305,8 +337,9 @@ static int set_region_locked(struct vm *vm, const struct kvm_userspace_memory_re
 	if (!npages)
 		return old ? replace_slot(vm, old, NULL) : -EINVAL;
 	if (old) {
-		/* An existing slot can be moved, and its logging toggled; nothing else. */
-		if (mem->userspace_addr != old->userspace_addr || npages != old->npages ||
+		/* An existing slot can be moved, and its logging toggled; nothing else. One with a guest_memfd not even that. */
+		if (((mem->flags | old->flags) & KVM_MEM_GUEST_MEMFD) ||
+		    mem->userspace_addr != old->userspace_addr || npages != old->npages ||
 		    ((mem->flags ^ old->flags) & KVM_MEM_READONLY))
 			return -EINVAL;
 		if (base == old->base_gfn && mem->flags == old->flags)
@@ -318,19 +351,26 @@ static int set_region_locked(struct vm *vm, const struct kvm_userspace_memory_re
 		if (base + npages - 1 >= BIT_ULL(GUEST_ADDRESS_BITS - PAGE_SHIFT))
 			return -EINVAL;
 	}
-	return create_slot(vm, old, mem);
+	return create_slot(vm, old, mem, ref);
 }
 
-int vm_set_memory_region(struct vm *vm, const struct kvm_userspace_memory_region2 *mem)
+int vm_set_memory_region2(struct vm *vm, const struct kvm_userspace_memory_region2 *mem,
+			  struct gmem *gmem, int gmem_err)
 {
-	int r = check_region(mem);
+	struct gmem_ref ref = { gmem, gmem_err };
+	int r = check_region(vm, mem);
 
 	if (r)
 		return r;
 	pthread_mutex_lock(&vm->slots_lock);
-	r = set_region_locked(vm, mem);
+	r = set_region_locked(vm, mem, &ref);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return r;
+}
+
+int vm_set_memory_region(struct vm *vm, const struct kvm_userspace_memory_region2 *mem)
+{
+	return vm_set_memory_region2(vm, mem, NULL, -EBADF);
 }
 
 /* ---- KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG ----------------------------------------------- */

@@ -149,7 +149,7 @@ static void read_environment(void)
 	if (!sink.buf)
 		return;
 	pthread_atfork(lock_for_fork, unlock_in_parent, unlock_in_child);
-	trace_mask = mask;
+	__atomic_store_n(&trace_mask, mask, __ATOMIC_RELEASE);
 }
 
 void trace_init(void)
@@ -183,7 +183,7 @@ static int sink_fd(void)
 			   0666, 0, 0);
 	if (fd < 0) {
 		log_error("cannot write the trace to %s: %s", sink.path, strerror(-fd));
-		trace_mask = 0;
+		__atomic_store_n(&trace_mask, 0, __ATOMIC_RELAXED);
 		return -1;
 	}
 	high = host_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD, 0);
@@ -209,7 +209,7 @@ static void write_out(void)
 
 		if (n < 0 && n != -EINTR && n != -EAGAIN) {
 			log_error("cannot write the trace: %s", strerror(-n));
-			trace_mask = 0;
+			__atomic_store_n(&trace_mask, 0, __ATOMIC_RELAXED);
 			break;
 		}
 		if (n > 0)

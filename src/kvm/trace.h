@@ -13,7 +13,7 @@
 
 #include "kvm/trace_format.h"
 
-/* Bit per event. Written once, before the first VM exists. */
+/* Bit per event. Set once, before the first VM exists; cleared when the trace cannot be written. */
 extern u64 trace_mask;
 
 /* Read the environment, once; any thread. */
@@ -28,7 +28,7 @@ static inline bool trace_enabled(enum trace_event event)
 #ifdef SOFTKVM_NO_TRACE
 	return false;
 #else
-	return unlikely(trace_mask & BIT_ULL(event));
+	return unlikely(__atomic_load_n(&trace_mask, __ATOMIC_RELAXED) & BIT_ULL(event));
 #endif
 }
 

@@ -16,6 +16,8 @@
 #include "kvm/trace.h"
 
 _Static_assert(sizeof(struct vm) <= 8192, "a VM that never ran stays small");
+/* Tables of slots are not in it. */
+_Static_assert(sizeof(struct vm) <= 4096, "and without its slots fits a page");
 
 static void vm_init(struct vm *vm, unsigned long type)
 {
@@ -47,7 +49,7 @@ struct vm *vm_create(unsigned long type, int *err)
 	struct vm *vm;
 
 	*err = -EINVAL;
-	if (type)
+	if (!arch_vm_type_supported(type))
 		return NULL;
 	trace_init();
 	*err = -ENOMEM;
@@ -84,6 +86,7 @@ void vm_destroy(struct vm *vm)
 	pthread_mutex_lock(&vm->irq_lock);
 	atomic_store(&vm->dead, 1);
 	pthread_mutex_unlock(&vm->irq_lock);
+	move_agent_stop(vm);
 	irqfds_destroy(vm);
 	for (u32 i = 0; i < nr; i++)
 		vcpu_destroy(vm->vcpus[i]);
@@ -94,11 +97,18 @@ void vm_destroy(struct vm *vm)
 	io_buses_destroy(vm);
 	memslots_free(atomic_load(&vm->slots));
 	free(vm->spare_slots);
-	free(atomic_load(&vm->routing));
+	free(atomic_load(&vm->attrs));
+	irq_routing_free(atomic_load(&vm->routing));
 	free(vm->arch.msr_filter);
 	vcpu_array_free(vm);
 	trace_flush();
 	vm_free(vm);
+}
+
+void vm_kill(struct vm *vm)
+{
+	atomic_store(&vm->dead, 1);
+	vm_make_all_request(vm, KVM_REQ_VM_DEAD);
 }
 
 void vm_bug(struct vm *vm, const char *what, const char *file, int line)

@@ -12,7 +12,7 @@ static _Atomic int config_state; /* 0 unread, 1 being read, 2 valid */
 static void config_read(void)
 {
 	const char *off = getenv("SOFTKVM"), *device = getenv("SOFTKVM_DEVICE");
-	const char *file = getenv("SOFTKVM_DENIED_FILE");
+	const char *file = getenv("SOFTKVM_DENIED_FILE"), *dir = getenv("SOFTKVM_PARAM_DIR");
 
 	config.off = off && (!strcmp(off, "off") || !strcmp(off, "0"));
 	if (device && !strcmp(device, "absent"))
@@ -25,6 +25,10 @@ static void config_read(void)
 		strcpy(config.denied_file, file);
 	else if (file)
 		log_error("SOFTKVM_DENIED_FILE is too long and ignored");
+	if (dir && strlen(dir) < sizeof(config.param_dir))
+		strcpy(config.param_dir, dir);
+	else if (dir)
+		log_error("SOFTKVM_PARAM_DIR is too long and ignored");
 }
 
 /* Usually the constructor's work; constructors of other objects may be here before. */

@@ -323,6 +323,66 @@ shim_public ssize_t __pread64_chk(int fd, void *buf, size_t count, off64_t off, 
 	return pread(fd, buf, count, off);
 }
 
+shim_public ssize_t pwrite(int fd, const void *buf, size_t count, off_t off)
+{
+	long r;
+
+	return shim_write(fd, &off, &r) ? answer(r) : real(pwrite)(fd, buf, count, off);
+}
+
+shim_public ssize_t pwrite64(int fd, const void *buf, size_t count, off64_t off)
+{
+	return pwrite(fd, buf, count, off);
+}
+
+/* ---- size ---------------------------------------------------------------------------------- */
+
+bool shim_fallocate(int fd, int mode, off_t off, off_t len, long *r)
+{
+	struct kvm_file *file = fd_maybe_ours(fd) ? fd_get(fd) : NULL;
+
+	if (!file)
+		return false;
+	*r = fd_fallocate(file, fd, mode, off, len);
+	fd_put(file);
+	return true;
+}
+
+bool shim_ftruncate(int fd, long *r)
+{
+	struct kvm_file *file = fd_maybe_ours(fd) ? fd_get(fd) : NULL;
+
+	if (!file)
+		return false;
+	*r = fd_ftruncate(file);
+	fd_put(file);
+	return true;
+}
+
+shim_public int fallocate(int fd, int mode, off_t off, off_t len)
+{
+	long r;
+
+	return shim_fallocate(fd, mode, off, len, &r) ? answer(r) : real(fallocate)(fd, mode, off, len);
+}
+
+shim_public int fallocate64(int fd, int mode, off64_t off, off64_t len)
+{
+	return fallocate(fd, mode, off, len);
+}
+
+shim_public int ftruncate(int fd, off_t len)
+{
+	long r;
+
+	return shim_ftruncate(fd, &r) ? answer(r) : real(ftruncate)(fd, len);
+}
+
+shim_public int ftruncate64(int fd, off64_t len)
+{
+	return ftruncate(fd, len);
+}
+
 shim_public off_t lseek(int fd, off_t off, int whence)
 {
 	long r;

@@ -202,12 +202,28 @@ static int open_device(int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+/*
+ * SOFTKVM_PARAM_DIR: a real file that stands for the parameter, with its own permissions. False: there
+ * is none, the parameter is what params.def says.
+ */
+static bool param_file(const struct param *p, char *path, size_t size, struct stat *st)
+{
+	const char *dir = shim_config()->param_dir;
+
+	if (likely(!*dir) || snprintf(path, size, "%s/%s/%s", dir, module_names[p->module], p->name) >= (int)size)
+		return false;
+	return host_syscall(SYS_newfstatat, AT_FDCWD, path, st, 0) == 0;
+}
+
 /* A fresh memfd: the reader has a file position of its own. */
 static int open_param(const struct param *p, int flags)
 {
-	char name[128];
+	char name[128], path[PATH_SIZE];
+	struct stat st;
 	long fd;
 
+	if (param_file(p, path, sizeof(path), &st))
+		return host_syscall(SYS_openat, AT_FDCWD, path, flags & ~(O_CREAT | O_TRUNC), 0);
 	if ((flags & O_ACCMODE) != O_RDONLY)
 		return -EACCES;
 	snprintf(name, sizeof(name), "/sys/module/%s/parameters/%s", module_names[p->module], p->name);
@@ -252,12 +268,17 @@ static int access_device(int mode, bool effective)
 
 int fake_access(const struct fake *fake, int mode, bool effective)
 {
+	char path[PATH_SIZE];
+	struct stat st;
 	uid_t uid;
 
 	switch (fake->kind) {
 	case FAKE_DEVICE:
 		return access_device(mode, effective);
 	case FAKE_PARAM:
+		if (param_file(fake->param, path, sizeof(path), &st))
+			return effective ? host_syscall(439, AT_FDCWD, path, mode, AT_EACCESS) :
+					   host_syscall(SYS_faccessat, AT_FDCWD, path, mode, 0);
 		uid = host_syscall(effective ? SYS_geteuid : SYS_getuid, 0, 0, 0, 0);
 		return (mode & X_OK) || ((mode & W_OK) && uid) ? -EACCES : 0;
 	case FAKE_DIR:
@@ -287,6 +308,8 @@ static void stat_device(struct stat *st)
 
 int fake_stat(const struct fake *fake, struct stat *st)
 {
+	char path[PATH_SIZE];
+
 	memset(st, 0, sizeof(*st));
 	st->st_nlink = 1;
 	st->st_blksize = PAGE_SIZE;
@@ -295,6 +318,8 @@ int fake_stat(const struct fake *fake, struct stat *st)
 		stat_device(st);
 		return 0;
 	case FAKE_PARAM:
+		if (param_file(fake->param, path, sizeof(path), st))
+			return 0;
 		st->st_mode = S_IFREG | 0444;
 		st->st_size = PAGE_SIZE;
 		st->st_ino = 1000 + (fake->param - params);

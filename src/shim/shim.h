@@ -73,6 +73,7 @@ struct shim_config {
 	bool off;			/* SOFTKVM=off */
 	enum device_state device;	/* SOFTKVM_DEVICE */
 	char denied_file[512];		/* SOFTKVM_DENIED_FILE */
+	char param_dir[512];		/* SOFTKVM_PARAM_DIR: MODULE/NAME in it stand for parameters */
 };
 const struct shim_config *shim_config(void);
 
@@ -105,6 +106,8 @@ bool shim_read(int fd, void *buf, size_t count, const off_t *off, long *r);
 bool shim_write(int fd, const off_t *off, long *r);
 bool shim_lseek(int fd, off_t off, int whence, long *r);
 bool shim_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off, unsigned long *r);
+bool shim_fallocate(int fd, int mode, off_t off, off_t len, long *r);
+bool shim_ftruncate(int fd, long *r);
 bool shim_getfl(int fd, long *r);
 /* The kernel's name of a file of ours, as the client should see it. */
 long shim_fix_link(char *link, long len);

@@ -191,6 +191,23 @@ static bool sys_write(const long *a, long *r)
 	return shim_write(a[0], NULL, r);
 }
 
+static bool sys_pwrite64(const long *a, long *r)
+{
+	off_t off = a[3];
+
+	return shim_write(a[0], &off, r);
+}
+
+static bool sys_fallocate(const long *a, long *r)
+{
+	return shim_fallocate(a[0], a[1], a[2], a[3], r);
+}
+
+static bool sys_ftruncate(const long *a, long *r)
+{
+	return shim_ftruncate(a[0], r);
+}
+
 static bool sys_lseek(const long *a, long *r)
 {
 	return shim_lseek(a[0], a[1], a[2], r);
@@ -257,6 +274,9 @@ static const handler_t handlers[] = {
 	[SYS_read] = sys_read,
 	[SYS_pread64] = sys_pread64,
 	[SYS_write] = sys_write,
+	[SYS_pwrite64] = sys_pwrite64,
+	[SYS_fallocate] = sys_fallocate,
+	[SYS_ftruncate] = sys_ftruncate,
 	[SYS_lseek] = sys_lseek,
 	[SYS_rt_sigaction] = sys_rt_sigaction,
 };

@@ -13,12 +13,18 @@
 
 #define DEFAULT_MAXPHYADDR 36		/* of a CPU without leaf 0x80000008 */
 
+bool arch_vm_type_supported(unsigned long type)
+{
+	return type == KVM_X86_DEFAULT_VM || type == KVM_X86_SW_PROTECTED_VM;
+}
+
 int arch_vm_create(struct vm *vm, unsigned long type)
 {
 	struct vm_arch *va = &vm->arch;
 
 	if (pthread_mutex_init(&va->clock_lock, NULL))
 		return -ENOMEM;
+	vm->private_mem = type == KVM_X86_SW_PROTECTED_VM;
 	va->apic_bus_ns = 1;
 	va->guest_can_read_platform_info = true;
 	va->default_tsc_khz = host_tsc_khz();
@@ -30,6 +36,7 @@ void arch_vm_destroy(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	irqchip_destroy(vm);
+	mmu_shared_code_destroy(vm);
 	pthread_mutex_unlock(&vm->lock);
 	pthread_mutex_destroy(&vm->arch.clock_lock);
 }
@@ -75,6 +82,9 @@ void arch_vcpu_destroy(struct vcpu *vcpu)
 		mmu_destroy(vcpu);
 	if (a->apic)
 		lapic_destroy(vcpu);
+	free(a->mmio.accesses);
+	free(a->msr.mce_banks);
+	free(a->msr.mtrr);
 	free(a->cpuid_entries);
 	a->cpuid_entries = NULL;
 	a->cpuid_nent = 0;

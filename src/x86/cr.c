@@ -4,9 +4,9 @@
  *
  *  1. A register changes only after every check has passed.
  *  2. EFER.LMA follows CR0.PG and EFER.LME here and in sregs_set(), nowhere else.
- *  3. The TLB knows neither PCIDs nor global pages: whatever changes the meaning
+ *  3. The TLB knows global pages but no PCIDs: whatever changes the meaning
  *     of a linear address or of a permission empties it. A no-flush load of
- *     another CR3 must do so too.
+ *     another CR3 must drop what is not global, too.
  */
 #include "host/host.h"
 #include "x86/cr.h"
@@ -183,7 +183,7 @@ enum exec set_cr3(struct vcpu *vcpu, u64 value)
 	flush |= value != a->cr3;
 	a->cr3 = value;
 	if (flush)
-		mmu_flush_all(vcpu);
+		mmu_flush_nonglobal(vcpu);
 	return EXEC_OK;
 }
 

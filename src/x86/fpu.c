@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "host/host.h"
 #include "x86/x86.h"
 
 /* FXSAVE64 image */
@@ -28,7 +29,6 @@
 #define XS_AVX_END 832
 
 #define MXCSR_RESET 0x1f80u
-#define MXCSR_MASK 0xffffu
 #define FCW_INIT 0x37f
 #define XFEATURES (XFEATURE_X87 | XFEATURE_SSE | XFEATURE_AVX)
 
@@ -102,7 +102,7 @@ void fpu_to_xsave(struct vcpu *vcpu, void *xsave, u32 size)
 {
 	struct guest_fpu *f = &vcpu->arch.fpu;
 	u64 features = (vcpu->arch.guest_supported_xcr0 | XFEATURE_X87 | XFEATURE_SSE) & XFEATURES;
-	const u32 mask = MXCSR_MASK;
+	const u32 mask = host_mxcsr_mask();
 	u8 *area = xsave;
 
 	x87_sync(vcpu);
@@ -130,7 +130,7 @@ static bool header_valid(const u8 *area, u32 size, struct xsave_header *h)
 		return false;
 	get(area, XS_HEADER, h, sizeof(*h));
 	get(area, FX_MXCSR, &mxcsr, 4);
-	if ((h->xstate_bv & ~XFEATURES) || h->xcomp_bv || (mxcsr & ~MXCSR_MASK))
+	if ((h->xstate_bv & ~XFEATURES) || h->xcomp_bv || (mxcsr & ~host_mxcsr_mask()))
 		return false;
 	for (unsigned i = 0; i < ARRAY_SIZE(h->reserved); i++)
 		if (h->reserved[i])

@@ -13,6 +13,7 @@
  *  3. The log is emptied when the instruction retires or faults.
  *  4. In-kernel devices answer at once, but are logged like the others.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "kvm/trace.h"
@@ -36,7 +37,7 @@ static struct mmio_access *log_consume(struct vcpu *vcpu, gpa_t gpa, unsigned le
 	return a;
 }
 
-/* Where the next access goes, or NULL when one instruction makes absurdly many. */
+/* Where the next access goes, or NULL when one instruction makes absurdly many (or there is no memory). */
 static struct mmio_access *log_new(struct vcpu *vcpu, gpa_t gpa, const void *data, unsigned len,
 				   bool write, bool pio)
 {
@@ -45,6 +46,11 @@ static struct mmio_access *log_new(struct vcpu *vcpu, gpa_t gpa, const void *dat
 
 	if (log->nr >= MMIO_LOG_MAX)
 		return NULL;
+	if (unlikely(!log->accesses)) {
+		log->accesses = calloc(MMIO_LOG_MAX, sizeof(*log->accesses));
+		if (!log->accesses)
+			return NULL;
+	}
 	a = &log->accesses[log->nr];
 	*a = (struct mmio_access){ .gpa = gpa, .len = len, .write = write, .pio = pio };
 	if (data)
@@ -209,11 +215,12 @@ enum exec pio_write(struct vcpu *vcpu, u16 port, const void *data, unsigned len)
 void mmio_complete_userspace(struct vcpu *vcpu)
 {
 	struct mmio_log *log = &vcpu->arch.mmio;
-	struct mmio_access *a = &log->accesses[log->nr];
+	struct mmio_access *a;
 
 	log->cursor = 0;
 	if (!log->pending)
 		return;
+	a = &log->accesses[log->nr];
 	log->pending = false;
 	if (linear_rip(vcpu) != log->linear_rip) {
 		log->nr = 0;

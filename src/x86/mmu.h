@@ -29,27 +29,36 @@ struct tlb {
 	u64 write[TLB_ENTRIES];
 	s64 delta[TLB_ENTRIES];		/* host address - va */
 	u32 fetch_generation;		/* bumped by every flush: cached rip -> block mappings are stale */
-	u32 nr_used;			/* entries of used[]; TLB_USED_MAX: too many, clear everything */
+	u32 nr_used;			/* entries of used[]; TLB_USED_MAX: too many, look at everything */
 #define TLB_USED_MAX 1024
-	u16 used[TLB_USED_MAX];		/* indices filled since the last flush */
+	u16 used[TLB_USED_MAX];		/* indices filled with what is not global since the last flush */
+	bool has_global;		/* there are others */
+	u8 evicted;			/* TLB_DROP_*: kinds of fetch entries that went unnoticed since the last flush */
+	bool global[TLB_ENTRIES];
 	/* fetch side, used per block, not per access */
 	struct tlb_fetch {
 		u64 tag;		/* page va, or TLB_INVALID */
 		gpa_t gpa;		/* of the page */
 		u8 *host;
+		bool global;
 	} fetch[1024];
 };
+#define TLB_DROP_LOCAL BIT(0)
+#define TLB_DROP_GLOBAL BIT(1)
 
 /*
  * One TLB per privilege context, so that a change of CPL or (under SMAP) of
- * RFLAGS.AC is a switch and not a flush.
+ * RFLAGS.AC is a switch and not a flush. With alignment checks on (CPL 3, AC and
+ * CR0.AM) it is TLB_USER_AC, which is never filled: the slow paths make the checks.
  */
-enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, NR_TLBS };
+enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, TLB_USER_AC, NR_TLBS };
 
 struct mmu {
 	struct tlb tlbs[NR_TLBS];
+	/* How often fetch translations were dropped, by kind: what was derived from them is stale. */
+	u32 local_drops, global_drops;
 	/* regions mapped by large pages since the last flush: INVLPG there flushes all (key: va >> 21, or va >> 30 with bit 63) */
-	u64 large[256];
+	u64 large[2048];
 	bool large_overflow;
 	struct memslot *last_slot;	/* of vcpu->slots; reset with every flush */
 	/* open-addressed set of gfns that hold decoded code */
@@ -97,11 +106,27 @@ static inline unsigned mmu_data_access(const struct vcpu *vcpu, unsigned access)
 enum exec mmu_translate(struct vcpu *vcpu, gva_t va, unsigned access, gpa_t *gpa);
 
 void mmu_flush_all(struct vcpu *vcpu);		/* every entry */
+void mmu_flush_nonglobal(struct vcpu *vcpu);	/* a load of CR3 */
+/* Is the code page at va, just fetched by mmu_fetch_page(), mapped globally? */
+bool mmu_fetch_is_global(struct vcpu *vcpu, gva_t va);
 void mmu_flush_page(struct vcpu *vcpu, gva_t va);	/* INVLPG */
 void mmu_flush_write_tags(struct vcpu *vcpu);
 /* This page now holds code this vCPU has decoded: stores there must take the slow path. */
 void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page);
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);
+
+/* mmu/shared_code.c: the same between vCPUs. False: no memory. */
+bool mmu_shared_code_create(struct vm *vm);
+void mmu_shared_code_destroy(struct vm *vm);
+bool mmu_is_shared_code_page(struct vm *vm, gpa_t page);
+/* From now on no store to page goes unnoticed. False: cannot be had now. In guest mode. */
+bool mmu_share_code_page(struct vcpu *vcpu, gpa_t page);
+/* The noted stores to such pages have happened: tell the others, and forget them. */
+void mmu_publish_code_stores(struct vcpu *vcpu);
+/* Stores after *seen, which moves on; SHARED_CODE_LOG + 1: too many, anything may have changed. */
+#define SHARED_CODE_LOG 64u
+u64 mmu_code_log_head(struct vm *vm);
+unsigned mmu_read_code_log(struct vm *vm, u64 *seen, struct code_store *stores);
 /* KVM_SET_SREGS, mode switches: PDPTRs from memory. False: reserved bits (#GP). */
 bool mmu_load_pdptrs(struct vcpu *vcpu, u64 cr3);
 
@@ -136,9 +161,10 @@ void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r);
 /* At every block entry and wherever CPL or AC may have changed. */
 static inline void mmu_select_tlb(struct vcpu *vcpu)
 {
-	unsigned ctx = vcpu->arch.cpl == 3 ? TLB_USER :
-		       vcpu->arch.rflags & X86_EFLAGS_AC ? TLB_KERNEL_AC : TLB_KERNEL;
+	unsigned ctx = vcpu->arch.cpl == 3 ? TLB_USER : TLB_KERNEL;
 
+	if (unlikely(vcpu->arch.rflags & X86_EFLAGS_AC) && (ctx == TLB_KERNEL || (vcpu->arch.cr0 & X86_CR0_AM)))
+		ctx++;
 	vcpu->arch.tlb = &vcpu->arch.mmu->tlbs[ctx];
 }
 

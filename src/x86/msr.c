@@ -9,6 +9,8 @@
  *    instruction is dropped, since the client has moved the vCPU.
  * 3. Handlers see only values their row's flags allow.
  */
+#include <stdlib.h>
+
 #include "host/host.h"
 #include "kvm/kvm_host.h"
 #include "kvm/trace.h"
@@ -442,7 +444,16 @@ static u32 mce_banks(const struct vcpu *vcpu)
 {
 	u32 n = vcpu->arch.msr.mcg_cap & 0xff;
 
-	return min(n, (u32)ARRAY_SIZE(vcpu->arch.msr.mce_banks) / 4);
+	return min(n, (u32)MCE_BANKS_MAX);
+}
+
+u64 *mce_banks_get(struct vcpu *vcpu)
+{
+	struct x86_msrs *m = &vcpu->arch.msr;
+
+	if (!m->mce_banks)
+		m->mce_banks = calloc(MCE_BANKS_MAX * 4, sizeof(*m->mce_banks));
+	return m->mce_banks;
 }
 
 READ(mcg_ctl)
@@ -483,7 +494,7 @@ READ(mc)
 
 	if (i >= 4 * mce_banks(vcpu))
 		return 1;
-	*v = vcpu->arch.msr.mce_banks[i];
+	*v = vcpu->arch.msr.mce_banks ? vcpu->arch.msr.mce_banks[i] : 0;
 	return 0;
 }
 
@@ -498,6 +509,10 @@ WRITE(mc)
 	if ((i & 3) == 0 && v && (v | BIT(10) | BIT(0)) != ~0ull)
 		return 1;
 	if ((i & 3) == 1 && v && !host && !status_writable)
+		return 1;
+	if (!v && !vcpu->arch.msr.mce_banks)
+		return 0;
+	if (!mce_banks_get(vcpu))
 		return 1;
 	vcpu->arch.msr.mce_banks[i] = v;
 	return 0;

@@ -18,6 +18,9 @@ void msr_complete_userspace(struct vcpu *vcpu);
 /* MISC_FEATURES_ENABLES: CPUID outside CPL 0 is #GP(0). */
 bool msr_cpuid_faulting(const struct vcpu *vcpu);
 
+/* 4 registers a bank, all zero at first; NULL: no memory. */
+#define MCE_BANKS_MAX 32
+u64 *mce_banks_get(struct vcpu *vcpu);
 /* x86/mtrr.c: 0, or 1 for #GP */
 int mtrr_read(struct vcpu *vcpu, u32 index, u64 *value);
 int mtrr_write(struct vcpu *vcpu, u32 index, u64 value);

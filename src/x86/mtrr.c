@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* MTRRs: kept for the guest to read back; memory types have no effect on us. */
+#include <stdlib.h>
+
 #include "x86/msr.h"
 
 #define MSR_MTRRCAP 0xfe
@@ -13,9 +15,11 @@ static const u16 fixed_index[11] = {
 	0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
 };
 
+/* In a vCPU whose MTRRs were never written, a zero for reading. */
 static u64 *mtrr_slot(struct vcpu *vcpu, u32 index)
 {
-	struct mtrr_state *m = &vcpu->arch.msr.mtrr;
+	static struct mtrr_state zero;
+	struct mtrr_state *m = vcpu->arch.msr.mtrr ? vcpu->arch.msr.mtrr : &zero;
 
 	_Static_assert(ARRAY_SIZE(fixed_index) == ARRAY_SIZE(m->fixed), "one slot each");
 	_Static_assert(2 * MTRR_VAR_PAIRS == ARRAY_SIZE(m->var), "base and mask");
@@ -77,10 +81,14 @@ int mtrr_read(struct vcpu *vcpu, u32 index, u64 *value)
 
 int mtrr_write(struct vcpu *vcpu, u32 index, u64 value)
 {
-	u64 *slot = mtrr_slot(vcpu, index);
+	struct mtrr_state **m = &vcpu->arch.msr.mtrr;
 
-	if (!slot || !mtrr_valid(vcpu, index, value))
+	if (!mtrr_slot(vcpu, index) || !mtrr_valid(vcpu, index, value))
 		return 1;
-	*slot = value;
+	if (!*m && value)
+		*m = calloc(1, sizeof(**m));
+	if (!*m)
+		return value != 0;
+	*mtrr_slot(vcpu, index) = value;
 	return 0;
 }

@@ -153,6 +153,12 @@ static bool check_requests(struct vcpu *vcpu, enum vcpu_request a, enum vcpu_req
 	return has_a || has_b;
 }
 
+static void take_code_page_request(struct vcpu *vcpu)
+{
+	if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE) && vcpu->arch.mmu)
+		mmu_flush_write_tags(vcpu);
+}
+
 static void timer_check(struct vcpu *vcpu)
 {
 	bool due = vcpu_check_request(vcpu, KVM_REQ_APIC_TIMER);
@@ -186,6 +192,7 @@ static void vcpu_block(struct vcpu *vcpu)
 			break;
 		/* A request makes vcpu_wait() return at once, so take what needs no guest mode first. */
 		vcpu_check_request(vcpu, KVM_REQ_SYNC);
+		take_code_page_request(vcpu);
 		if (vcpu_check_request(vcpu, KVM_REQ_TLB_FLUSH))
 			mmu_flush_all(vcpu);
 		if (atomic_load(&vcpu->requests) & BIT_ULL(KVM_REQ_TRIPLE_FAULT))
@@ -296,6 +303,7 @@ static int take_requests(struct vcpu *vcpu)
 		mmu_flush_all(vcpu);
 		vcpu_enter_guest_mode(vcpu);
 	}
+	take_code_page_request(vcpu);
 	timer_check(vcpu);
 	vcpu_check_request(vcpu, KVM_REQ_EVENT);
 	vcpu_check_request(vcpu, KVM_REQ_UNHALT);
@@ -366,6 +374,8 @@ static int run_engine(struct vcpu *vcpu, bool single)
 
 	trace(kvm_entry, vcpu->id, vcpu->arch.rip, vcpu->run->immediate_exit);
 	r = !single && in_64bit_mode(vcpu) && dbt_wanted(vcpu) ? dbt_run(vcpu) : interp_run(vcpu, single);
+	if (unlikely(vcpu->arch.mmu->nr_code_stores) && !vcpu->arch.dbt)
+		mmu_publish_code_stores(vcpu);
 	trace(kvm_exit, vcpu->id, r, vcpu->arch.rip, r == EXEC_EXIT ? vcpu->run->exit_reason : 0);
 	return engine_exit(vcpu, r);
 }
@@ -447,6 +457,9 @@ static int run_loop(struct vcpu *vcpu)
 	r = complete_userspace(vcpu);
 	if (r == RUN_AGAIN && vcpu->run->immediate_exit)
 		r = -EINTR;
+	/* EFAULT says more with KVM_EXIT_MEMORY_FAULT, or nothing. An immediate exit leaves the last reason alone. */
+	if (r == RUN_AGAIN)
+		vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	while (r == RUN_AGAIN)
 		r = run_turn(vcpu);
 	run_pause(vcpu);

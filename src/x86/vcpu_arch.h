@@ -115,7 +115,7 @@ struct desc_table {
  * host's FPU between two instructions.
  */
 struct guest_fpu {
-	_Alignas(64) u8 fx[512];	/* FXSAVE64 image; only the x87 part and its header count */
+	_Alignas(64) u8 fx[160];	/* the x87 part of an FXSAVE64 image */
 	_Alignas(32) u8 ymm[16][32];
 	u32 mxcsr;
 	bool x87_live;
@@ -161,7 +161,7 @@ struct mmio_log {
 	u32 cursor;		/* consumed by the current (re)execution */
 	bool pending;		/* userspace owes an answer for accesses[nr] */
 	u64 linear_rip;		/* of the instruction; a log for another rip is dropped */
-	struct mmio_access accesses[MMIO_LOG_MAX];
+	struct mmio_access *accesses;	/* MMIO_LOG_MAX of them, from the first on */
 };
 
 /* String PIO: the batch handed to userspace (kvm_run.io.count > 1); ops/io.c. */
@@ -189,11 +189,12 @@ struct x86_msrs {
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 pat, apic_base, misc_enable, spec_ctrl, tsc_adjust, tsc_deadline;
 	u64 ia32_xss, arch_capabilities, platform_info, misc_features_enables, hwcr;
-	u64 mcg_status, mcg_ctl, mcg_cap, mce_banks[32 * 4];
+	u64 mcg_status, mcg_ctl, mcg_cap;
+	u64 *mce_banks;		/* of 4 registers each, MCE_BANKS_MAX; NULL: all zero (mce_banks_get()) */
 	u64 feature_control, perf_capabilities, debugctl, ucode_rev;
 	u64 de_cfg, virt_spec_ctrl;
 	u64 osvw_length, osvw_status, power_ctl, smi_count;
-	struct mtrr_state mtrr;
+	struct mtrr_state *mtrr;	/* NULL: all zero */
 	/* KVM paravirtual */
 	u64 kvm_wall_clock, kvm_system_time, kvm_steal_time, kvm_pv_eoi, kvm_async_pf_en,
 		kvm_async_pf_int, kvm_async_pf_ack, kvm_poll_control, kvm_migration_control;
@@ -279,6 +280,7 @@ struct vcpu_arch {
 	struct dbt *dbt;		/* the translator's, likewise; NULL: not in use */
 };
 
+struct shared_code;
 struct pic;
 struct ioapic;
 struct pit;
@@ -312,6 +314,7 @@ struct vm_arch {
 	bool user_set_tsc;
 	u64 clock_base_tsc;		/* host TSC at which kvmclock read kvmclock_offset; under clock_lock */
 	u32 nr_mmu_pages;
+	struct shared_code *_Atomic shared_code; /* mmu/shared_code.c; NULL until several vCPUs run translated code */
 	_Atomic u32 split_lock;		/* held around locked accesses that cross pages (interp/thunk.c) */
 };
 

@@ -18,6 +18,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lib/paths.h"
+
 static unsigned kvmtest_passed, kvmtest_failed, kvmtest_skipped;
 
 #define CHECK(cond)                                                             \
@@ -88,8 +90,7 @@ static inline struct kvmtest kvmtest_vm(size_t mem_size, int irqchip)
 	struct kvmtest t = { .mem_size = mem_size, .vcpu = -1 };
 	struct kvm_userspace_memory_region region = { .memory_size = mem_size };
 
-	t.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	NEED(t.kvm >= 0);
+	t.kvm = open_kvm_or_skip(O_RDWR | O_CLOEXEC);
 	t.vm = ioctl(t.kvm, KVM_CREATE_VM, 0);
 	NEED(t.vm >= 0);
 	t.mem = mmap(NULL, mem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -77,8 +77,8 @@ u64 rnd(void);
 extern struct oracle_memory oracle_native, oracle_guest;
 /* Random state for the decoded instruction, its operands where they are interesting. False: not this one. */
 bool gen_state(struct oracle_case *c);
-/* Store into the memories of both. */
-void gen_store(u64 va, const void *bytes, unsigned len);
+/* The instruction itself, into the code of both. */
+void gen_store_code(u64 va, const void *bytes, unsigned len);
 /* Calls fn for every encoding worth decoding; thorough: all ModRM forms instead of a choice. */
 void gen_encodings(enum oracle_mode mode, bool thorough, void (*fn)(enum oracle_mode mode, const u8 bytes[16]));
 

@@ -28,17 +28,21 @@ static bool one_in(unsigned n)
 
 #define PICK(table) ((table)[rnd() % ARRAY_SIZE(table)])
 
-void gen_store(u64 va, const void *bytes, unsigned len)
+void gen_store_code(u64 va, const void *bytes, unsigned len)
 {
-	for (unsigned i = 0; i < len; i++) {
-		u64 code = va + i - ORACLE_CODE, data = va + i - ORACLE_DATA;
-		u8 b = ((const u8 *)bytes)[i];
+	for (unsigned i = 0; i < len; i++)
+		if (va + i - ORACLE_CODE < ORACLE_CODE_SIZE)
+			oracle_native.code[va + i - ORACLE_CODE] = oracle_guest.code[va + i - ORACLE_CODE] =
+				((const u8 *)bytes)[i];
+}
 
-		if (code < ORACLE_CODE_SIZE)
-			oracle_native.code[code] = oracle_guest.code[code] = b;
-		else if (data < ORACLE_DATA_SIZE)
-			oracle_native.data[data] = oracle_guest.data[data] = b;
-	}
+/* Operands: what would lie in the code is left out. */
+static void gen_store(u64 va, const void *bytes, unsigned len)
+{
+	for (unsigned i = 0; i < len; i++)
+		if (va + i - ORACLE_DATA < ORACLE_DATA_SIZE)
+			oracle_native.data[va + i - ORACLE_DATA] = oracle_guest.data[va + i - ORACLE_DATA] =
+				((const u8 *)bytes)[i];
 }
 
 /* ---- values ----------------------------------------------------------------------- */

@@ -81,6 +81,9 @@ if [ ! -d "$src" ]; then
 	fi
 fi
 
+# Our own make's settings are not the kernel's.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL CC CFLAGS CPPFLAGS LDFLAGS LDLIBS ARCH CROSS_COMPILE O V
+
 cpus=$(nproc)
 say "compiling"
 if ! {

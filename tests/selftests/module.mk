@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # The kernel's own KVM selftests: the quick ones in `make check`, all by `make check-selftests`
-# (about 15 minutes). SELFTEST="name..." picks single ones.
+# (about 8 minutes). SELFTEST="name..." picks single ones.
 
 CHECKS += tests/selftests/check-selftests.sh
 

@@ -120,6 +120,7 @@ static void broken(void)
 static void msrs_and_hypercall(void)
 {
 	static const uint8_t code[] = {
+		0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32,	/* rdmsr of APIC_BASE: no exit */
 		0x66, 0xb9, 0x45, 0x23, 0x01, 0,	/* mov $0x12345, %ecx */
 		0x0f, 0x32, 0x0f, 0x30,			/* rdmsr; wrmsr */
 		0x66, 0xb8, 12, 0, 0, 0,		/* mov $KVM_HC_MAP_GPA_RANGE, %eax */

@@ -29,6 +29,7 @@
 #define io_buses_destroy fake_io_buses_destroy
 #define ioeventfds_destroy fake_ioeventfds_destroy
 #define irq_notifiers_changed fake_irq_notifiers_changed
+#define irq_routing_free fake_irq_routing_free
 #define irq_routing_pin_to_gsi fake_irq_routing_pin_to_gsi
 #define irqfd_has_resampler fake_irqfd_has_resampler
 #define irqfd_resample fake_irqfd_resample
@@ -48,6 +49,7 @@
 #define vcpu_publish fake_vcpu_publish
 #define vcpu_read_guest fake_vcpu_read_guest
 #define vcpu_reserve fake_vcpu_reserve
+#define vcpu_stats_block fake_vcpu_stats_block
 #define vcpu_wait fake_vcpu_wait
 #define vcpu_write_guest fake_vcpu_write_guest
 #define vm_bug fake_vm_bug
@@ -59,6 +61,7 @@
 #define vm_ioeventfd fake_vm_ioeventfd
 #define vm_irq_has_notifier fake_vm_irq_has_notifier
 #define vm_irqfd fake_vm_irqfd
+#define vm_kill fake_vm_kill
 #define vm_make_all_request fake_vm_make_all_request
 #define vm_mmio_write fake_vm_mmio_write
 #define vm_notify_acked_irq fake_vm_notify_acked_irq
@@ -70,6 +73,8 @@
 #define vm_set_irq fake_vm_set_irq
 #define vm_set_irq_locked fake_vm_set_irq_locked
 #define vm_set_memory_region fake_vm_set_memory_region
+#define vm_set_memory_region2 fake_vm_set_memory_region2
+#define vm_stats_block fake_vm_stats_block
 #define vm_stats_read fake_vm_stats_read
 #define vm_sync_vcpus fake_vm_sync_vcpus
 #define vm_unregister_coalesced fake_vm_unregister_coalesced

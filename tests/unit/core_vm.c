@@ -647,14 +647,18 @@ static void stats(void **state)
 	struct vcpu *vcpu = add_vcpu(3);
 	struct kvm_stats_header h;
 	char all[8192], one[8192];
-	size_t n, done = 0;
+	size_t n, done = 0, values = 0;
 
 	vcpu->stat.exits = 42;
 	n = vm_stats_read(vm, vcpu, all, sizeof(all), 0);
 	memcpy(&h, all, sizeof(h));
 	assert_int_equal(memcmp(all + h.id_offset, "kvm-", 4), 0);
 	assert_non_null(strstr(all + h.id_offset, "/vcpu-3"));
-	assert_int_equal(n, h.data_offset + h.num_desc * 8);
+	for (u32 i = 0; i < h.num_desc; i++)
+		values += ((struct kvm_stats_desc *)(all + h.desc_offset + i * (sizeof(struct kvm_stats_desc) +
+										h.name_size)))->size;
+	assert_true(values > h.num_desc); /* a histogram has several */
+	assert_int_equal(n, h.data_offset + values * 8);
 	while (vm_stats_read(vm, vcpu, one + done, 5, done))
 		done += min(n - done, (size_t)5);
 	assert_int_equal(done, n);

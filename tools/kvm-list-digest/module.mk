@@ -45,7 +45,7 @@ $(BUILD)/fuzz-digest: tests/digest/fuzz_mail.c $(DIGEST_SRC) $(DIGEST_HDR)
 		-o $@ $< $(DIGEST_SRC) $(DIGEST_LIBS)
 
 .PHONY: check-digest bench-digest fuzz-digest check-programs
-ifeq ($(shell pkg-config --exists $(DIGEST_PKGS) && echo yes),yes)
+ifeq ($(shell pkg-config --exists $(DIGEST_PKGS) 2>/dev/null && echo yes),yes)
 TOOLS += $(BUILD)/kvm-list-digest
 DIGEST_CHECKS += tests/digest/check-digest-fixtures tests/digest/check-digest-archive \
 	tests/digest/check-digest-state tests/digest/fuzz

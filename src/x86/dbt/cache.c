@@ -12,12 +12,14 @@
  *  3. A block that is no longer true gets a jump to its exit written over its
  *     beginning, so that nobody needs to know who leads to it. Its memory is not
  *     used again before everything is dropped.
- *  4. With more than one vCPU nothing is linked, and each entry compares the block's bytes.
+ *  4. With more than one vCPU the others' stores come through mmu/shared_code.c.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "kvm/guest_memfd.h"
+#include "kvm/guest_memfd.h"
 #include "x86/dbt/dbt.h"
 #include "x86/interp/interp.h"
 
@@ -220,12 +222,15 @@ static struct dbt_page *page_create(struct vcpu *vcpu, gpa_t gpa, const u8 *host
 	struct dbt *d = vcpu->arch.dbt;
 	struct dbt_page *page, **slot = page_slot(d, gpa);
 
-	/* Before the bytes are read: a later store of ours will then be noticed. */
+	/* Before the bytes are read: a later store will then be noticed. */
 	mmu_mark_code_page(vcpu, gpa);
+	if (d->many_vcpus && !mmu_share_code_page(vcpu, gpa))
+		return NULL; /* the interpreter can do without */
 	page = dbt_arena_alloc(d, sizeof(*page));
 	page->blocks = NULL;
 	page->gpa = gpa;
 	page->verified = d->generation;
+	page->verified_global = d->global_generation;
 	if (host_copy(page->bytes, host, PAGE_SIZE)) {
 		*r = access_failed();
 		return NULL;
@@ -236,7 +241,7 @@ static struct dbt_page *page_create(struct vcpu *vcpu, gpa_t gpa, const u8 *host
 }
 
 /* Room for a page and a block was made sure of by the caller (dbt_has_room()). */
-struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r)
+struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct dbt_page *page = dbt_page_find(d, gpa);
@@ -245,7 +250,7 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum
 	*r = EXEC_OK;
 	if (!page)
 		return page_create(vcpu, gpa, host, r);
-	if (likely(page->verified == d->generation))
+	if (likely(global ? page->verified_global == d->global_generation : page->verified == d->generation))
 		return page;
 	differs = host_compare(page->bytes, host, PAGE_SIZE);
 	if (differs < 0) {
@@ -260,6 +265,7 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum
 		}
 	}
 	page->verified = d->generation;
+	page->verified_global = d->global_generation;
 	return page;
 }
 
@@ -270,16 +276,19 @@ static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
 	u64 off = st->gpa & ~PAGE_MASK;
 	struct memslot *slot;
 	bool any;
+	u8 *host;
 
 	if (!page)
 		return false;
 	any = page_invalidate(vcpu, page, off, off + st->len, NULL);
 	slot = mmu_find_slot(vcpu, st->gpa);
 	/* If it cannot be read now, the next look-up will see. */
-	if (!slot || host_copy(page->bytes + off, (void *)memslot_hva(slot, st->gpa), st->len)) {
+	host = slot ? vcpu_guest_host(vcpu, slot, st->gpa) : NULL;
+	if (!host || host_copy(page->bytes + off, host, st->len)) {
 		host_kicked = false;
 		page_invalidate(vcpu, page, 0, PAGE_SIZE, NULL);
 		page->verified = d->generation - 1;
+		page->verified_global = d->global_generation - 1;
 		return true;
 	}
 	return any;
@@ -291,13 +300,28 @@ bool dbt_take_code_stores(struct vcpu *vcpu)
 	bool any = false;
 
 	if (mmu->nr_code_stores > CODE_STORES_MAX || !dbt_has_room(vcpu->arch.dbt)) {
+		mmu_publish_code_stores(vcpu);
 		dbt_flush_all(vcpu);
 		return true;
 	}
 	for (u32 i = 0; i < mmu->nr_code_stores; i++)
 		any |= take_code_store(vcpu, &mmu->code_stores[i]);
-	mmu->nr_code_stores = 0;
+	mmu_publish_code_stores(vcpu);
 	return any;
+}
+
+void dbt_take_code_log(struct vcpu *vcpu)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct code_store stores[SHARED_CODE_LOG];
+	unsigned n = mmu_read_code_log(vcpu->vm, &d->code_log_seen, stores);
+
+	if (n > SHARED_CODE_LOG) {
+		dbt_flush_all(vcpu);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		take_code_store(vcpu, &stores[i]);
 }
 
 /* ---- ways from block to block ---------------------------------------------------------- */
@@ -315,6 +339,7 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 			t->va[i] = TLB_INVALID;
 	}
 	d->jump_used_nr[ctx] = 0;
+	d->jump_local[ctx] = false;
 }
 
 void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b)

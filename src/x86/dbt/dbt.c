@@ -5,7 +5,7 @@
  *  1. Whatever is not plain execution in 64-bit mode (single steps, breakpoints,
  *     interrupt shadows, RFLAGS.RF, instructions that cross a page) is the interpreter's.
  *  2. Translated code is entered only with no request pending, jump tables that belong to the
- *     present mappings and mode, and no noted store to code unexamined.
+ *     present mappings and mode, and no noted store to code unexamined, other vCPUs' included.
  *  3. gs base is the client's except inside dbt_run().
  */
 #include <asm/prctl.h>
@@ -58,7 +58,8 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 	if (likely(r == EXEC_OK)) {
 		bool stale = unlikely(a->mmu->nr_code_stores) && dbt_take_code_stores(vcpu);
 
-		if (likely(!stale && a->tlb == s->tlb))
+		/* A request may say that code changed, and this instruction may have been the one to wait for it. */
+		if (likely(!stale && a->tlb == s->tlb && !vcpu_has_requests(vcpu)))
 			return DBT_CALL_DONE;
 	}
 	if (r == EXEC_OK || r == EXEC_END)
@@ -78,12 +79,17 @@ static unsigned present_context(const struct vcpu *vcpu)
 static void check_generation(struct vcpu *vcpu, unsigned ctx)
 {
 	struct dbt *d = vcpu->arch.dbt;
-	u32 generation = vcpu->arch.mmu->tlbs[0].fetch_generation;
+	const struct mmu *mmu = vcpu->arch.mmu;
+	bool all = d->seen_global_drops != mmu->global_drops;
 
-	if (unlikely(d->generation != generation)) {
-		d->generation = generation;
+	if (unlikely(all || d->seen_local_drops != mmu->local_drops)) {
+		d->seen_local_drops = mmu->local_drops;
+		d->seen_global_drops = mmu->global_drops;
+		d->generation++;
+		d->global_generation += all;
 		for (unsigned i = 0; i < NR_TLBS; i++)
-			dbt_flush_jumps(vcpu, i);
+			if (all || d->jump_local[i])
+				dbt_flush_jumps(vcpu, i);
 	}
 	if (unlikely(d->jump_key[ctx] != vcpu->arch.mode_key)) {
 		d->jump_key[ctx] = vcpu->arch.mode_key;
@@ -91,16 +97,8 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 	}
 }
 
-/* With several vCPUs nobody tells us of their stores: compare at every entry. */
-static bool block_holds(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, const struct dbt_block *b)
-{
-	u64 off = b->gpa & ~PAGE_MASK;
-
-	return !host_compare(page->bytes + off, host + off, b->len);
-}
-
 /* NULL with *r EXEC_OK: for the interpreter. */
-static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, enum exec *r)
+static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool *global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	u64 va = vcpu->arch.rip;
@@ -118,23 +116,18 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, enum exec
 		return NULL;
 	if (unlikely(!dbt_has_room(d)))
 		dbt_flush_all(vcpu);
-	page = dbt_page_get(vcpu, gpa, host, r);
+	*global = mmu_fetch_is_global(vcpu, va);
+	page = dbt_page_get(vcpu, gpa, host, *global, r);
 	if (!page)
 		return NULL;
 	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx);
-	if (likely(b)) {
-		if (likely(!d->many_vcpus) || block_holds(vcpu, page, host, b))
-			return b;
-		page->verified = d->generation - 1;
-		page = dbt_page_get(vcpu, gpa, host, r);
-		if (!page)
-			return NULL;
-	}
+	if (likely(b))
+		return b;
 	interp_make_room(vcpu, DBT_BLOCK_INSNS + 1);
 	if (unlikely(d->engine_generation != interp_generation(vcpu))) {
 		d->engine_generation = interp_generation(vcpu);
 		dbt_flush_all(vcpu);
-		page = dbt_page_get(vcpu, gpa, host, r);
+		page = dbt_page_get(vcpu, gpa, host, *global, r);
 		if (!page)
 			return NULL;
 	}
@@ -179,7 +172,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 	struct dbt *d = a->dbt;
 	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
 	const struct dbt_exit *link = NULL;
-	bool indirect = false;
+	bool indirect = false, global = false;
 
 	for (;;) {
 		struct dbt_block *b;
@@ -192,13 +185,15 @@ static enum exec dispatch(struct vcpu *vcpu)
 			return EXEC_RETRY;
 		if (unlikely(!may_go_on(vcpu)))
 			return a->rflags & X86_EFLAGS_RF ? interp_run(vcpu, true) : EXEC_END;
-		if (unlikely(a->mmu->nr_code_stores) && dbt_take_code_stores(vcpu))
-			link = NULL;
+		flushes = vcpu->stat.dbt_flushes;
+		if (unlikely(a->mmu->nr_code_stores))
+			dbt_take_code_stores(vcpu);
+		if (unlikely(d->many_vcpus) && d->code_log_seen != mmu_code_log_head(vcpu->vm))
+			dbt_take_code_log(vcpu);
 		mmu_select_tlb(vcpu);
 		ctx = present_context(vcpu);
 		check_generation(vcpu, ctx);
-		flushes = vcpu->stat.dbt_flushes;
-		b = block_at_rip(vcpu, ctx, &r);
+		b = block_at_rip(vcpu, ctx, &global, &r);
 		if (unlikely(flushes != vcpu->stat.dbt_flushes))
 			link = NULL; /* its record is gone */
 		if (unlikely(!b)) {
@@ -211,14 +206,13 @@ static enum exec dispatch(struct vcpu *vcpu)
 			indirect = false;
 			continue;
 		}
-		if (!d->many_vcpus) {
-			if (link && link->linkable && link->target == b->va && link->ctx == b->ctx &&
-			    link->mode_key == b->mode_key) {
-				dbt_link(d, link, b);
-				vcpu->stat.dbt_links++;
-			} else if (link || indirect) {
-				dbt_jump_add(vcpu, ctx, b->va, b);
-			}
+		if (link && link->linkable && link->target == b->va && link->ctx == b->ctx &&
+		    link->mode_key == b->mode_key) {
+			dbt_link(d, link, b);
+			vcpu->stat.dbt_links++;
+		} else if (link || indirect) {
+			dbt_jump_add(vcpu, ctx, b->va, b);
+			d->jump_local[ctx] |= !global;
 		}
 		vcpu->stat.dbt_entries++;
 		why = enter(vcpu, d->mem.rx + b->slot);
@@ -268,7 +262,8 @@ enum exec dbt_run(struct vcpu *vcpu)
 	enum exec r;
 	u64 gs;
 
-	if (unlikely(!interp_prepare(vcpu) || (!a->dbt && dbt_create(vcpu)))) {
+	if (unlikely(!interp_prepare(vcpu) || (!a->dbt && dbt_create(vcpu)) ||
+		     (many && !mmu_shared_code_create(vcpu->vm)))) {
 		vm_bug(vcpu->vm, "no memory for the translator", __FILE__, __LINE__);
 		return EXEC_RETRY;
 	}
@@ -289,5 +284,5 @@ enum exec dbt_run(struct vcpu *vcpu)
 void dbt_flush(struct vcpu *vcpu)
 {
 	if (vcpu->arch.mmu)
-		vcpu->arch.dbt->generation = vcpu->arch.mmu->tlbs[0].fetch_generation - 1;
+		vcpu->arch.dbt->seen_global_drops = vcpu->arch.mmu->global_drops - 1;
 }

@@ -73,7 +73,7 @@ struct dbt_block {
 struct dbt_page {
 	struct dbt_page *next;
 	gpa_t gpa;
-	u32 verified;			/* generation in which bytes was last found equal to memory */
+	u32 verified, verified_global;	/* generations in which bytes was last found equal to memory */
 	struct dbt_block *blocks;
 	_Alignas(16) u8 bytes[PAGE_SIZE];
 };
@@ -107,18 +107,22 @@ struct dbt {
 	struct dbt_page **pages;
 	u8 *arena;
 	size_t arena_used;
-	u32 generation;		/* of the MMU's fetch side: jump tables and page verification are for this one */
-	u32 jump_key[3];	/* mode_key of each context's jump table */
+	u32 seen_local_drops, seen_global_drops; /* of the MMU's fetch side, as last looked at */
+	u32 generation;		/* counts changes of these: jump tables and page verification are for this one */
+	u32 global_generation;	/* the same for code in pages mapped globally */
+	bool jump_local[NR_TLBS]; /* a jump table has entries for pages that are not global */
+	u32 jump_key[NR_TLBS];	/* mode_key of each context's jump table */
 	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
 	bool many_vcpus;
+	u64 code_log_seen;	/* of other vCPUs' stores to code */
 	bool abort_access;	/* a kick found the thread in an access: give it up */
 	enum exec result;	/* why dbt_call_insn() left */
 	/* offsets of the common code */
 	u32 enter, slow, exit_slot, exit_host, exit_indirect, load_vec;
 	struct dbt_scratch *scratch;	/* translate.c */
-	u32 jump_used_nr[3];
+	u32 jump_used_nr[NR_TLBS];
 #define JUMP_USED_MAX 2048
-	u16 jump_used[3][JUMP_USED_MAX];
+	u16 jump_used[NR_TLBS][JUMP_USED_MAX];
 };
 
 /* What common code returns: kind in the upper half, index (site or exit) in the lower. */
@@ -140,9 +144,11 @@ struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key,
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b);
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
 /* The page with its bytes checked against memory, or NULL and *r. */
-struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r);
+struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool global, enum exec *r);
 /* Stores to code pages that the MMU has noted. True if a translation had to go. */
 bool dbt_take_code_stores(struct vcpu *vcpu);
+/* The same for other vCPUs' stores. */
+void dbt_take_code_log(struct vcpu *vcpu);
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx);
 void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b);
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to);

@@ -148,7 +148,7 @@ static void set_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOper
 		insn->flags |= INSN_WRITES_MEM;
 	insn->seg = seg_from_zydis(mem->segment);
 	insn->memsize = op->size / 8;
-	insn->disp = mem->disp.value; /* zero without one */
+	insn->disp = has_no_base(zi) ? zi->raw.disp.value : mem->disp.value; /* zero without one */
 	if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
 		insn->flags |= INSN_RIP_REL;
 	else
@@ -322,6 +322,10 @@ bool decode_insn_full(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct
 	ZyanStatus status;
 
 	decoder_init(vcpu, &decoder);
+	/* Not #UD in real mode but #GP, and allowed in vm86, which Zydis does not tell apart. */
+	if (avail >= 2 && bytes[0] == 0x0f && (bytes[1] & 0xfe) == 0x34 &&
+	    decoder.machine_mode == ZYDIS_MACHINE_MODE_REAL_16)
+		decoder.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_16;
 	status = ZydisDecoderDecodeFull(&decoder, bytes, avail, zi, ops);
 	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < INSN_MAX_LEN)
 		return false;

@@ -33,6 +33,7 @@
 #define THUNK_HASH_SIZE 65536u
 #define THUNK_MAX_NR (THUNK_HASH_SIZE / 2)
 #define THUNK_MAX_BYTES 768u
+#define MXCSR_MM BIT(17)
 #define THUNK_MEM_MAX 64	/* largest memory operand */
 
 u32 thunk_enter(struct vcpu *vcpu, void *mem, const void *code, void **resume);
@@ -492,10 +493,28 @@ static bool put_legacy(struct emit *e, const struct thunk_plan *p)
 	default:
 		return false;
 	}
-	put(e, f.has_opcode_reg ? (zi->opcode & ~7) | (f.opcode_reg & 7) : zi->opcode);
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode == 0x82)
+		put(e, 0x80); /* its alias, which 64-bit mode has kept */
+	else
+		put(e, f.has_opcode_reg ? (zi->opcode & ~7) | (f.opcode_reg & 7) : zi->opcode);
 	put_modrm(e, p, &f);
 	put_immediates(e, p);
 	return true;
+}
+
+/* W would make these access 64 bits; outside 64-bit mode it is ignored. */
+static bool has_gpr_of_w(const struct thunk_plan *p)
+{
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPINSRD:
+		return true;
+	default:
+		return p->gpr_operand;
+	}
 }
 
 /* Always the three-byte form. Outside 64-bit mode the bits that select registers 8 to 15 mean nothing. */
@@ -510,7 +529,7 @@ static bool put_vex(struct emit *e, const struct thunk_plan *p)
 	if (!p->mode64) {
 		b1 |= 0xe0;
 		b2 |= 0x40;
-		if (p->gpr_operand)
+		if (has_gpr_of_w(p))
 			b2 &= 0x7f;
 	}
 	f = get_fields(p, !(b1 & 0x80), !(b1 & 0x40), !(b1 & 0x20), ~(b2 >> 3) & 15);
@@ -786,8 +805,8 @@ static enum exec run_bounced(struct vcpu *vcpu, const struct insn *insn, gva_t v
 
 	if (write)
 		r = mem_probe_write(vcpu, va, insn->memsize, access);
-	/* A conditional store writes back what it found: it must be read even if nobody else asks. */
-	if (r == EXEC_OK && (!write || (insn->flags & INSN_READS_MEM)))
+	/* A conditional store (x87's too: not after an unmasked exception) writes back what it found. */
+	if (r == EXEC_OK && (!write || (insn->flags & INSN_READS_MEM) || (insn->thunk_flags & THUNK_X87)))
 		r = mem_read(vcpu, va, p, insn->memsize, access);
 	if (r != EXEC_OK)
 		return r;
@@ -829,19 +848,64 @@ static never_inline enum exec op_thunk_mem_slow(struct vcpu *vcpu, const struct 
 	return r == EXEC_OK ? run_split_lock(vcpu, insn, va) : r;
 }
 
+/* Comes before anything else that may be wrong with the operand. */
+static inline bool is_misaligned(const struct vcpu *vcpu, const struct insn *insn)
+{
+	u64 va = insn_offset(vcpu, insn);
+
+	if (!in_64bit_mode(vcpu) || insn->seg >= SEG_FS)
+		va += vcpu->arch.seg[insn->seg].base;
+	return va & (insn->memsize - 1);
+}
+
+static never_inline bool may_be_misaligned(struct vcpu *vcpu, const struct insn *insn)
+{
+	if (!(insn->thunk_flags & THUNK_MISALIGNABLE))
+		return false;
+	mxcsr_sync(vcpu);
+	if (!(vcpu->arch.fpu.mxcsr & MXCSR_MM))
+		return false;
+	mxcsr_load(vcpu);
+	return true;
+}
+
 static enum exec op_thunk_mem(struct vcpu *vcpu, const struct insn *insn)
 {
 	bool write = insn->flags & INSN_WRITES_MEM;
+	enum exec r;
 	gva_t va;
-	enum exec r = insn_linear(vcpu, insn, insn->memsize, write, &va);
 	void *p;
 
+	if (unlikely(insn->thunk_flags & THUNK_X87_WAIT)) {
+		r = wait_for_x87(vcpu);
+		if (r != EXEC_OK)
+			return r;
+	}
+	if (unlikely(insn->thunk_flags & THUNK_ALIGNED) && is_misaligned(vcpu, insn) && !may_be_misaligned(vcpu, insn))
+		return queue_gp(vcpu, 0);
+	r = insn_linear(vcpu, insn, insn->memsize, write, &va);
 	if (unlikely(r != EXEC_OK))
 		return r;
 	p = mem_host(vcpu, va, insn->memsize, write, &r);
 	if (likely(p))
 		return run_thunk(vcpu, insn, p);
 	return r == EXEC_OK ? op_thunk_mem_slow(vcpu, insn, va) : r;
+}
+
+/* Cache lines are not ours to flush, but the address must be a readable one. */
+static enum exec op_clflush(struct vcpu *vcpu, const struct insn *insn)
+{
+	gva_t va;
+	enum exec r = insn_linear(vcpu, insn, 1, false, &va);
+
+	if (r == EXEC_OK)
+		mem_host(vcpu, va, 1, false, &r);
+	return r;
+}
+
+static bool is_clflush(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_CLFLUSH || m == ZYDIS_MNEMONIC_CLFLUSHOPT || m == ZYDIS_MNEMONIC_CLWB;
 }
 
 static enum exec op_hint(struct vcpu *vcpu, const struct insn *insn)
@@ -869,19 +933,52 @@ static bool is_x87_control(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
 		return true;
 	default:
 		return false;
 	}
 }
 
+/* Packed SSE operands, but for those of instructions made for any alignment; of VEX ones the aligned moves. */
+static u32 alignment_flags(const struct thunk_plan *p)
+{
+	unsigned class = p->zi->meta.exception_class;
+
+	if (p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
+		return THUNK_ALIGNED;
+	if (!p->mem || p->class != VEC || (p->mem->size != 128 && p->mem->size != 256))
+		return 0;
+	if (p->vex)
+		return class == ZYDIS_EXCEPTION_CLASS_AVX1 ? THUNK_ALIGNED : 0;
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI:
+	case ZYDIS_MNEMONIC_PCMPISTRM:
+		return 0;
+	default:
+		if (p->zi->meta.isa_ext == ZYDIS_ISA_EXT_SHA)
+			return 0;
+		return class == ZYDIS_EXCEPTION_CLASS_SSE1 ? THUNK_ALIGNED : THUNK_ALIGNED | THUNK_MISALIGNABLE;
+	}
+}
+
 static u32 plan_flags(const struct thunk_plan *p)
 {
 	const ZydisDecodedInstruction *zi = p->zi;
-	u32 flags = 0;
+	u32 flags = alignment_flags(p);
 
 	if (p->x87)
 		flags |= THUNK_X87;
+	if (p->x87 && (!is_x87_control(zi->mnemonic) || zi->mnemonic == ZYDIS_MNEMONIC_FLDCW))
+		flags |= THUNK_X87_WAIT;
 	if (p->mxcsr)
 		flags |= THUNK_MXCSR;
 	if (p->class == X87 && !is_x87_control(zi->mnemonic))
@@ -889,6 +986,13 @@ static u32 plan_flags(const struct thunk_plan *p)
 	if (p->mem && ((zi->attributes & ZYDIS_ATTRIB_HAS_LOCK) || zi->mnemonic == ZYDIS_MNEMONIC_XCHG))
 		flags |= THUNK_ATOMIC;
 	return flags;
+}
+
+/* AMD's CPUs know no VPEXTRD and VPINSRD with W set outside 64-bit mode. */
+static bool is_w1_refused(const struct thunk_plan *p)
+{
+	return !p->mode64 && p->zi->raw.vex.W && host_is_amd() &&
+	       (p->zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || p->zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD);
 }
 
 insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
@@ -902,8 +1006,10 @@ insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
 	};
 	struct emit e;
 
-	if (plan.class == NONE)
+	if (plan.class == NONE || is_w1_refused(&plan))
 		return NULL;
+	if (plan.class == NOP && is_clflush(ctx->zi->mnemonic))
+		return op_clflush;
 	if (plan.class == NOP)
 		return ctx->zi->mnemonic == ZYDIS_MNEMONIC_PAUSE ? op_pause : op_hint;
 	if (!analyse(&plan) || !emit_thunk(&e, &plan))

@@ -10,6 +10,9 @@ enum thunk_flags {
 	THUNK_X87 = BIT(0),	/* needs the guest's x87/MMX state in the host's registers */
 	THUNK_X87_POINTERS = BIT(1), /* updates FIP, FDP, FOP; the opcode is insn->imm2 */
 	THUNK_ATOMIC = BIT(2),	/* locked read-modify-write */
+	THUNK_X87_WAIT = BIT(4), /* a pending x87 exception comes before anything of the operand */
+	THUNK_ALIGNED = BIT(5),	/* its operand must be aligned, ... */
+	THUNK_MISALIGNABLE = BIT(6), /* ... unless MXCSR.MM is set (AMD) */
 	THUNK_MXCSR = BIT(3),	/* runs under the guest's MXCSR, which must be in the host's */
 };
 
@@ -29,6 +32,7 @@ void x87_load(struct vcpu *vcpu);	/* guest state into the host's registers, if i
 void x87_discard(struct vcpu *vcpu);	/* forget what is in the host's registers; fpu.fx holds */
 void mxcsr_load(struct vcpu *vcpu);	/* guest's MXCSR into the host's, if it is not there */
 void mxcsr_sync(struct vcpu *vcpu);	/* and back: fpu.mxcsr holds */
+enum exec wait_for_x87(struct vcpu *vcpu); /* ops/fpu.c: #MF if an exception is pending */
 void x87_note(struct vcpu *vcpu, const struct insn *insn);	/* a non-control instruction retired */
 
 #endif

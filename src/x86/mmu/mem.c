@@ -78,10 +78,15 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 	trace(kvm_page_fault, vcpu->id, vcpu->arch.rip, walk.gpa, trace_error_code(access));
 	slot = mmu_find_slot(vcpu, walk.gpa);
 	if (!slot || (write && (slot->flags & KVM_MEM_READONLY))) {
+		/* There is no private MMIO. */
+		if (unlikely(!slot && vm_gfn_is_private(vcpu->vm, walk.gpa >> PAGE_SHIFT)))
+			return mmu_memory_fault(vcpu, walk.gpa, access);
 		ref->host = NULL;
 		return EXEC_OK;
 	}
-	ref->host = (u8 *)memslot_hva(slot, walk.gpa);
+	ref->host = vcpu_guest_host(vcpu, slot, walk.gpa);
+	if (unlikely(!ref->host))
+		return mmu_memory_fault(vcpu, walk.gpa, access);
 	if (write) {
 		memslot_mark_dirty(vcpu, slot, walk.gpa >> PAGE_SHIFT);
 		if ((walk.gpa & PAGE_MASK) == vcpu->arch.code_page)
@@ -92,7 +97,7 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 	write_ok = walk.writable && walk.dirty && !(slot->flags & KVM_MEM_READONLY) &&
 		   (write || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) &&
 		   !mmu_is_code_page(vcpu, walk.gpa & PAGE_MASK);
-	tlb_fill(vcpu, tlb, va, ref->host, write_ok, walk.page_shift);
+	tlb_fill(vcpu, tlb, va, ref->host, write_ok, &walk);
 	return EXEC_OK;
 }
 
@@ -101,7 +106,7 @@ static void note_code_store(struct vcpu *vcpu, gpa_t gpa, unsigned len)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
 
-	if (likely(!mmu->note_code_stores) || gpa == ~0ull || !mmu_is_code_page(vcpu, gpa & PAGE_MASK))
+	if (likely(!mmu->note_code_stores && !vcpu->vm->arch.shared_code) || gpa == ~0ull || !mmu_is_code_page(vcpu, gpa & PAGE_MASK))
 		return;
 	if (mmu->nr_code_stores < CODE_STORES_MAX)
 		mmu->code_stores[mmu->nr_code_stores] = (struct code_store){ gpa, len };
@@ -242,14 +247,37 @@ enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, 
 	return EXEC_OK;
 }
 
+/* #AC at CPL 3 for operands of 2, 4 and 8 bytes. A page fault comes first. */
+static enum exec check_alignment(struct vcpu *vcpu, gva_t va, unsigned size, unsigned access)
+{
+	gpa_t gpa;
+	enum exec r;
+
+	if (likely(vcpu->arch.tlb != &vcpu->arch.mmu->tlbs[TLB_USER_AC]) || size > 8 ||
+	    (size & (size - 1)) || !(va & (size - 1)))
+		return EXEC_OK;
+	r = mmu_translate(vcpu, va, access, &gpa);
+	if (r == EXEC_OK)
+		r = mmu_translate(vcpu, va_wrap(vcpu, va + size - 1), access, &gpa);
+	return r == EXEC_OK ? queue_exception_e(vcpu, AC_VECTOR, 0) : r;
+}
+
 enum exec mem_load_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 *val)
 {
+	enum exec r = check_alignment(vcpu, va, size, mmu_data_access(vcpu, MMU_READ));
+
 	*val = 0;
+	if (unlikely(r != EXEC_OK))
+		return r;
 	return mem_read(vcpu, va, val, size, mmu_data_access(vcpu, MMU_READ));
 }
 
 enum exec mem_store_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 val)
 {
+	enum exec r = check_alignment(vcpu, va, size, mmu_data_access(vcpu, MMU_WRITE));
+
+	if (unlikely(r != EXEC_OK))
+		return r;
 	return mem_write(vcpu, va, &val, size, mmu_data_access(vcpu, MMU_WRITE));
 }
 
@@ -260,8 +288,8 @@ void *mem_host_slow(struct vcpu *vcpu, gva_t va, unsigned len, bool write, enum 
 	struct mem_ref ref;
 	u64 tag;
 
-	*r = EXEC_OK;
-	if (first_part(va, len) < len)
+	*r = check_alignment(vcpu, va, len, access);
+	if (*r != EXEC_OK || first_part(va, len) < len)
 		return NULL;
 	*r = mem_resolve(vcpu, va, access, &ref);
 	if (*r != EXEC_OK || !ref.host)
@@ -275,8 +303,8 @@ void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r)
 {
 	struct mem_ref ref;
 
-	*r = EXEC_OK;
-	if (first_part(va, len) < len)
+	*r = check_alignment(vcpu, va, len, mmu_data_access(vcpu, MMU_WRITE));
+	if (*r != EXEC_OK || first_part(va, len) < len)
 		return NULL;
 	*r = mem_resolve(vcpu, va, mmu_data_access(vcpu, MMU_WRITE), &ref);
 	if (*r != EXEC_OK)

@@ -3,6 +3,7 @@
 #ifndef SOFTKVM_X86_MMU_INTERNAL_H
 #define SOFTKVM_X86_MMU_INTERNAL_H
 
+#include "kvm/guest_memfd.h"
 #include "x86/mmu.h"
 
 /* Result of a page walk. */
@@ -11,9 +12,18 @@ struct walk {
 	u8 page_shift;		/* 12, 21, 22 or 30 */
 	bool writable;		/* a write at the same privilege would be allowed... */
 	bool dirty;		/* ...and the leaf is dirty already */
+	bool global;		/* survives loads of CR3 */
 };
 
 enum exec mmu_walk(struct vcpu *vcpu, gva_t va, unsigned access, struct walk *walk);
+
+/* Private memory that is not there: EXEC_EFAULT, with the exit filled in unless the access is a mere question. */
+static inline enum exec mmu_memory_fault(struct vcpu *vcpu, gpa_t gpa, unsigned access)
+{
+	if (!(access & MMU_NOFAULT))
+		vcpu_memory_fault(vcpu, gpa);
+	return EXEC_EFAULT;
+}
 
 static inline struct tlb *tlb_for(struct vcpu *vcpu, unsigned access)
 {
@@ -27,6 +37,6 @@ static inline struct tlb *tlb_for(struct vcpu *vcpu, unsigned access)
 }
 
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok,
-	      unsigned page_shift);
+	      const struct walk *walk);
 
 #endif

@@ -6,19 +6,38 @@
 
 #include "x86/mmu/mmu_internal.h"
 
-static void tlb_clear(struct tlb *tlb)
+static void entry_clear(struct tlb *tlb, u32 i)
 {
-	if (tlb->nr_used < TLB_USED_MAX) {
+	tlb->read[i] = tlb->write[i] = TLB_INVALID;
+}
+
+/* Kinds is TLB_DROP_LOCAL, or both. */
+static void tlb_clear(struct tlb *tlb, u8 kinds)
+{
+	bool all = kinds & TLB_DROP_GLOBAL;
+
+	if (tlb->nr_used < TLB_USED_MAX && !(all && tlb->has_global)) {
 		for (u32 i = 0; i < tlb->nr_used; i++)
-			tlb->read[tlb->used[i]] = tlb->write[tlb->used[i]] = TLB_INVALID;
+			if (all || !tlb->global[tlb->used[i]])
+				entry_clear(tlb, tlb->used[i]);
 	} else {
 		for (u32 i = 0; i < TLB_ENTRIES; i++)
-			tlb->read[i] = tlb->write[i] = TLB_INVALID;
+			if (all || !tlb->global[i])
+				entry_clear(tlb, i);
 	}
 	tlb->nr_used = 0;
+	tlb->has_global &= !all;
+	tlb->evicted &= ~kinds;
 	for (u32 i = 0; i < ARRAY_SIZE(tlb->fetch); i++)
-		tlb->fetch[i].tag = TLB_INVALID;
+		if (all || !tlb->fetch[i].global)
+			tlb->fetch[i].tag = TLB_INVALID;
 	tlb->fetch_generation++;
+}
+
+static void count_drops(struct mmu *mmu, u8 kinds)
+{
+	mmu->local_drops += !!(kinds & TLB_DROP_LOCAL);
+	mmu->global_drops += !!(kinds & TLB_DROP_GLOBAL);
 }
 
 int mmu_create(struct vcpu *vcpu)
@@ -35,7 +54,7 @@ int mmu_create(struct vcpu *vcpu)
 	mmu->code_mask = 1023;
 	for (int i = 0; i < NR_TLBS; i++) {
 		mmu->tlbs[i].nr_used = TLB_USED_MAX;
-		tlb_clear(&mmu->tlbs[i]);
+		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	}
 	vcpu->arch.mmu = mmu;
 	mmu_select_tlb(vcpu);
@@ -59,25 +78,57 @@ void mmu_flush_all(struct vcpu *vcpu)
 	if (!mmu)
 		return;
 	for (int i = 0; i < NR_TLBS; i++)
-		tlb_clear(&mmu->tlbs[i]);
+		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
+	count_drops(mmu, TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	memset(mmu->large, 0, sizeof(mmu->large));
 	mmu->large_overflow = false;
 	mmu->last_slot = NULL;
 	vcpu->stat.tlb_flush++;
 }
 
-static void large_note(struct mmu *mmu, u64 key)
+/* Large pages stay noted: global ones may have stayed. */
+void mmu_flush_nonglobal(struct vcpu *vcpu)
 {
-	u64 *slot = &mmu->large[key % ARRAY_SIZE(mmu->large)];
+	struct mmu *mmu = vcpu->arch.mmu;
 
-	if (*slot && *slot != key)
-		mmu->large_overflow = true;
-	*slot = key;
+	if (!mmu)
+		return;
+	for (int i = 0; i < NR_TLBS; i++)
+		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL);
+	count_drops(mmu, TLB_DROP_LOCAL);
+	mmu->last_slot = NULL;
+	vcpu->stat.tlb_flush++;
 }
 
-static bool large_hit(const struct mmu *mmu, u64 key)
+/* Open addressing, a few steps. */
+static u64 *large_slot(struct mmu *mmu, u64 key)
 {
-	return mmu->large[key % ARRAY_SIZE(mmu->large)] == key;
+	u32 h = key * 0x9e3779b97f4a7c15ull >> 48;
+
+	for (u32 i = 0; i < 8; i++) {
+		u64 *slot = &mmu->large[(h + i) % ARRAY_SIZE(mmu->large)];
+
+		if (!*slot || *slot == key)
+			return slot;
+	}
+	return NULL;
+}
+
+static void large_note(struct mmu *mmu, u64 key)
+{
+	u64 *slot = large_slot(mmu, key);
+
+	if (slot)
+		*slot = key;
+	else
+		mmu->large_overflow = true;
+}
+
+static bool large_hit(struct mmu *mmu, u64 key)
+{
+	u64 *slot = large_slot(mmu, key);
+
+	return slot && *slot == key;
 }
 
 #define LARGE_KEY_2M(va) (((va) >> 21) + 1)
@@ -86,6 +137,7 @@ static bool large_hit(const struct mmu *mmu, u64 key)
 void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
+	u8 drops = 0;
 
 	vcpu->stat.invlpg++;
 	if (!mmu)
@@ -96,11 +148,22 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 	}
 	for (int i = 0; i < NR_TLBS; i++) {
 		struct tlb *tlb = &mmu->tlbs[i];
+		struct tlb_fetch *f = &tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)];
 
-		tlb->read[tlb_index(va)] = tlb->write[tlb_index(va)] = TLB_INVALID;
-		tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)].tag = TLB_INVALID;
-		tlb->fetch_generation++;
+		entry_clear(tlb, tlb_index(va));
+		/* What was derived from a fetch entry counts on it being here, or accounted for in evicted. */
+		if (f->tag == (va & PAGE_MASK)) {
+			drops |= f->global ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : TLB_DROP_LOCAL;
+			f->tag = TLB_INVALID;
+		} else if (tlb->evicted) {
+			drops |= tlb->evicted | TLB_DROP_LOCAL;
+		}
 	}
+	if (!drops)
+		return;
+	for (int i = 0; i < NR_TLBS; i++)
+		mmu->tlbs[i].fetch_generation++;
+	count_drops(mmu, drops);
 }
 
 void mmu_flush_write_tags(struct vcpu *vcpu)
@@ -110,20 +173,28 @@ void mmu_flush_write_tags(struct vcpu *vcpu)
 			vcpu->arch.mmu->tlbs[t].write[i] = TLB_INVALID;
 }
 
-void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok, unsigned page_shift)
+static void note_large(struct mmu *mmu, gva_t va, unsigned page_shift)
+{
+	if (page_shift == 30)
+		large_note(mmu, LARGE_KEY_1G(va));
+	else if (page_shift > PAGE_SHIFT)
+		large_note(mmu, LARGE_KEY_2M(va));
+}
+
+void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok, const struct walk *walk)
 {
 	unsigned i = tlb_index(va);
 	gva_t page = va & PAGE_MASK;
 
-	if (tlb->read[i] == TLB_INVALID && tlb->nr_used < TLB_USED_MAX)
+	if (walk->global)
+		tlb->has_global = true;
+	else if ((tlb->read[i] == TLB_INVALID || tlb->global[i]) && tlb->nr_used < TLB_USED_MAX)
 		tlb->used[tlb->nr_used++] = i;
+	tlb->global[i] = walk->global;
 	tlb->read[i] = -page;
 	tlb->write[i] = write_ok ? -page : TLB_INVALID;
 	tlb->delta[i] = (s64)((u64)host - va);
-	if (page_shift == 30)
-		large_note(vcpu->arch.mmu, LARGE_KEY_1G(va));
-	else if (page_shift > PAGE_SHIFT)
-		large_note(vcpu->arch.mmu, LARGE_KEY_2M(va));
+	note_large(vcpu->arch.mmu, va, walk->page_shift);
 }
 
 /* ---- pages with decoded code ------------------------------------------------ */
@@ -167,7 +238,7 @@ bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page)
 	for (u32 i = code_hash(key) & mmu->code_mask; mmu->code_gfns[i]; i = (i + 1) & mmu->code_mask)
 		if (mmu->code_gfns[i] == key)
 			return true;
-	return false;
+	return mmu_is_shared_code_page(vcpu->vm, page);
 }
 
 void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page)
@@ -226,14 +297,24 @@ enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host
 	if (r != EXEC_OK)
 		return r;
 	slot = mmu_find_slot(vcpu, walk.gpa);
-	if (!slot)
+	if (!slot && !vm_gfn_is_private(vcpu->vm, walk.gpa >> PAGE_SHIFT))
 		return EXEC_UNHANDLED;
+	*host = slot ? vcpu_guest_host(vcpu, slot, walk.gpa & PAGE_MASK) : NULL;
+	if (unlikely(!*host))
+		return mmu_memory_fault(vcpu, walk.gpa, MMU_FETCH);
+	if (f->tag != TLB_INVALID)
+		tlb->evicted |= f->global ? TLB_DROP_GLOBAL : TLB_DROP_LOCAL;
 	f->tag = va & PAGE_MASK;
 	f->gpa = *page_gpa = walk.gpa & PAGE_MASK;
-	f->host = *host = (u8 *)memslot_hva(slot, walk.gpa & PAGE_MASK);
-	if (walk.page_shift == 30)
-		large_note(vcpu->arch.mmu, LARGE_KEY_1G(va));
-	else if (walk.page_shift > PAGE_SHIFT)
-		large_note(vcpu->arch.mmu, LARGE_KEY_2M(va));
+	f->host = *host;
+	f->global = walk.global;
+	note_large(vcpu->arch.mmu, va, walk.page_shift);
 	return EXEC_OK;
+}
+
+bool mmu_fetch_is_global(struct vcpu *vcpu, gva_t va)
+{
+	struct tlb *tlb = &vcpu->arch.mmu->tlbs[vcpu->arch.cpl == 3 ? TLB_USER : TLB_KERNEL];
+
+	return tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)].global;
 }

@@ -16,6 +16,7 @@
 #define PTE_A BIT_ULL(5)
 #define PTE_D BIT_ULL(6)
 #define PTE_PS BIT_ULL(7)
+#define PTE_G BIT_ULL(8)
 #define PTE_PAT_LARGE BIT_ULL(12)
 #define PTE_NX BIT_ULL(63)
 #define PTE_ADDR 0x000ffffffffff000ull
@@ -111,7 +112,7 @@ static gpa_t leaf_gpa(const struct paging *pg, u64 entry, unsigned level, unsign
 }
 
 /* 1: set; 0: the entry changed, walk again; -1: not accessible. */
-static int set_entry_bits(struct vcpu *vcpu, struct memslot *slot, gpa_t gpa, const struct paging *pg,
+static int set_entry_bits(struct vcpu *vcpu, struct memslot *slot, gpa_t gpa, u8 *host, const struct paging *pg,
 			  u64 entry, u64 bits)
 {
 	u64 old = entry;
@@ -119,7 +120,7 @@ static int set_entry_bits(struct vcpu *vcpu, struct memslot *slot, gpa_t gpa, co
 
 	if (slot->flags & KVM_MEM_READONLY)
 		return 1; /* page tables in ROM: their A/D bits cannot be written */
-	r = host_cmpxchg((void *)memslot_hva(slot, gpa), pg->entry_size, &old, entry | bits);
+	r = host_cmpxchg(host, pg->entry_size, &old, entry | bits);
 	if (r == 1)
 		memslot_mark_dirty(vcpu, slot, gpa >> PAGE_SHIFT);
 	return r;
@@ -146,11 +147,15 @@ static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct 
 		struct memslot *slot = mmu_find_slot(vcpu, gpa);
 		u64 entry, rsvd = pg.reserved, want;
 		bool leaf;
+		u8 *host;
 		int set;
 
 		if (!slot)
 			return walk_fault(vcpu, va, access, 0);
-		if (!host_load((void *)memslot_hva(slot, gpa), pg.entry_size, &entry))
+		host = vcpu_guest_host(vcpu, slot, gpa);
+		if (unlikely(!host))
+			return mmu_memory_fault(vcpu, gpa, access);
+		if (!host_load(host, pg.entry_size, &entry))
 			return EXEC_EFAULT;
 		if (!(entry & PTE_P))
 			return walk_fault(vcpu, va, access, 0);
@@ -174,7 +179,7 @@ static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct 
 		if (leaf && (access & MMU_WRITE))
 			want |= PTE_D;
 		if ((entry & want) != want && !(access & MMU_NOFAULT)) {
-			set = set_entry_bits(vcpu, slot, gpa, &pg, entry, want);
+			set = set_entry_bits(vcpu, slot, gpa, host, &pg, entry, want);
 			if (set < 0)
 				return EXEC_EFAULT;
 			if (!set) {
@@ -187,6 +192,7 @@ static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct 
 			walk->gpa = leaf_gpa(&pg, entry, level, shift, va);
 			walk->page_shift = shift;
 			walk->dirty = entry & PTE_D;
+			walk->global = (entry & PTE_G) && (vcpu->arch.cr4 & X86_CR4_PGE);
 			walk->writable = walk_permitted(vcpu, (access & ~MMU_FETCH) | MMU_WRITE, user,
 							writable, nx);
 			return EXEC_OK;

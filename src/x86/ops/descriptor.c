@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "host/host.h"
+#include "kvm/guest_memfd.h"
 #include "x86/interp/operand.h"
 #include "x86/ops/descriptor.h"
 
@@ -126,6 +127,7 @@ static enum exec or_dword(struct vcpu *vcpu, gva_t va, u32 bits)
 	enum exec r = mem_probe_write(vcpu, va, 4, MMU_WRITE | MMU_IMPLICIT);
 	struct memslot *slot;
 	gpa_t gpa;
+	u8 *host;
 	u32 old;
 
 	if (r == EXEC_OK)
@@ -133,9 +135,10 @@ static enum exec or_dword(struct vcpu *vcpu, gva_t va, u32 bits)
 	if (r != EXEC_OK)
 		return r;
 	slot = mmu_find_slot(vcpu, gpa);
-	if (slot && !(slot->flags & KVM_MEM_READONLY) && (va & ~PAGE_MASK) <= PAGE_SIZE - 4) {
+	host = slot && !(slot->flags & KVM_MEM_READONLY) ? vcpu_guest_host(vcpu, slot, gpa) : NULL;
+	if (host && (va & ~PAGE_MASK) <= PAGE_SIZE - 4) {
 		memslot_mark_dirty(vcpu, slot, gpa >> PAGE_SHIFT);
-		if (!host_atomic_or32((void *)memslot_hva(slot, gpa), bits))
+		if (!host_atomic_or32(host, bits))
 			return EXEC_OK;
 		r = host_kicked ? EXEC_RETRY : EXEC_EFAULT;
 		host_kicked = false;
@@ -712,7 +715,7 @@ static enum exec op_arpl(struct vcpu *vcpu, const struct insn *insn)
 	if (!vcpu->arch.protected_mode)
 		return queue_ud(vcpu);
 	if (insn->rm == INSN_NOREG) {
-		r = insn_linear(vcpu, insn, 2, true, &va);
+		r = insn_linear(vcpu, insn, 2, false, &va);
 		if (r == EXEC_OK)
 			r = mem_load(vcpu, va, 2, &dst);
 	} else {
@@ -725,10 +728,13 @@ static enum exec op_arpl(struct vcpu *vcpu, const struct insn *insn)
 		return EXEC_OK;
 	}
 	dst = (dst & ~3ull) | rpl;
-	if (insn->rm == INSN_NOREG)
-		r = mem_store(vcpu, va, 2, dst);
-	else
+	if (insn->rm == INSN_NOREG) {
+		r = insn_linear(vcpu, insn, 2, true, &va);
+		if (r == EXEC_OK)
+			r = mem_store(vcpu, va, 2, dst);
+	} else {
 		gpr_write(vcpu, insn->rm, 2, false, dst);
+	}
 	if (r == EXEC_OK)
 		set_zf(vcpu, true);
 	return r;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Near control flow, and the stack instructions that touch no segment register. */
+#include "host/host.h"
 #include "x86/interp/operand.h"
 #include "x86/ops/flags.h"
 
@@ -106,6 +107,9 @@ static enum exec op_pusha(struct vcpu *vcpu, const struct insn *insn)
 	for (int i = 0; i < 8; i++)
 		__builtin_memcpy(image + i * size, &vcpu->arch.regs[order[i]], size);
 	r = seg_linear(vcpu, SEG_SS, sp, 8 * size, true, &va);
+	/* The first to be pushed is the first to fault. */
+	for (int i = 7; r == EXEC_OK && i >= 0; i--)
+		r = mem_probe_write(vcpu, va + i * size, size, mmu_data_access(vcpu, MMU_WRITE));
 	if (r == EXEC_OK)
 		r = mem_write(vcpu, va, image, 8 * size, mmu_data_access(vcpu, MMU_WRITE));
 	if (r == EXEC_OK)
@@ -190,6 +194,13 @@ static enum exec op_enter(struct vcpu *vcpu, const struct insn *insn)
 
 /* ---- branches ---------------------------------------------------------------------- */
 
+static bool is_near_target(const struct vcpu *vcpu, u64 target, unsigned opsize)
+{
+	if (opsize == 2)
+		target = (u16)target;
+	return in_64bit_mode(vcpu) ? is_canonical(target) : (u32)target <= vcpu->arch.seg[SEG_CS].limit;
+}
+
 enum exec branch_near(struct vcpu *vcpu, u64 target, unsigned opsize)
 {
 	if (in_64bit_mode(vcpu)) {
@@ -258,16 +269,29 @@ static enum exec op_jmp_m(struct vcpu *vcpu, const struct insn *insn)
 	return r == EXEC_OK ? branch_near(vcpu, target, insn->opsize) : r;
 }
 
+static enum exec stack_probe(struct vcpu *vcpu, unsigned size)
+{
+	gva_t va;
+	enum exec r = seg_linear(vcpu, SEG_SS, (vcpu->arch.regs[RSP] - size) & stack_mask(vcpu), size, true, &va);
+
+	return r == EXEC_OK ? mem_probe_write(vcpu, va, size, mmu_data_access(vcpu, MMU_WRITE)) : r;
+}
+
 /*
- * A bad target faults before anything is pushed. While pushing, rip is still the call's own:
+ * A bad target faults before anything is pushed, but after faults of the stack. While pushing, rip is still the call's own:
  * a push that needs userspace remembers it (x86/mmio.c).
  */
 static enum exec call_near(struct vcpu *vcpu, const struct insn *insn, u64 target)
 {
 	u64 rip = vcpu->arch.rip, taken;
 	u64 ret = (rip + insn->len) & ip_mask(vcpu);
-	enum exec r = branch_near(vcpu, target, insn->opsize);
+	enum exec r;
 
+	if (unlikely(!is_near_target(vcpu, target, insn->opsize))) {
+		r = stack_probe(vcpu, insn->opsize);
+		return r == EXEC_OK ? queue_gp(vcpu, 0) : r;
+	}
+	r = branch_near(vcpu, target, insn->opsize);
 	if (unlikely(r != EXEC_BRANCH))
 		return r;
 	taken = vcpu->arch.rip;
@@ -338,12 +362,28 @@ static enum exec op_loop(struct vcpu *vcpu, const struct insn *insn)
 
 /* ---- selection ------------------------------------------------------------------------ */
 
-/* A 66h prefix before a near branch in 64-bit mode counts on AMD's CPUs only: the decoder knows. */
+/* A 66h prefix before a near branch in 64-bit mode counts on AMD's CPUs only, as in the decoder. */
 static void branch_opsize(const struct decode_ctx *ctx, struct insn *insn)
 {
-	insn->opsize = ctx->zi->operand_width / 8;
-	if (in_64bit_mode(ctx->vcpu) && insn->opsize == 4)
-		insn->opsize = 8;
+	bool rex_w = (ctx->zi->attributes & ZYDIS_ATTRIB_HAS_REX) && ctx->zi->raw.rex.W;
+
+	insn->opsize = in_64bit_mode(ctx->vcpu) ? 8 : ctx->zi->operand_width / 8;
+	if (insn->opsize != 8 || rex_w || !host_is_amd())
+		return;
+	for (unsigned i = 0; i < ctx->zi->raw.prefix_count; i++)
+		if (ctx->zi->raw.prefixes[i].value == 0x66)
+			insn->opsize = 2;
+}
+
+/* A repeat prefix before LOOPE or LOOPNE says which of the two it is. */
+static u8 loop_condition(const struct decode_ctx *ctx)
+{
+	u8 cc = ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE ? 1 : ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE ? 2 : 0;
+
+	for (unsigned i = 0; cc && i < ctx->zi->raw.prefix_count; i++)
+		if (ctx->zi->raw.prefixes[i].value == 0xf2 || ctx->zi->raw.prefixes[i].value == 0xf3)
+			cc = ctx->zi->raw.prefixes[i].value == 0xf3 ? 1 : 2;
+	return cc;
 }
 
 static insn_fn select_jump(const struct decode_ctx *ctx, struct insn *insn, bool call)
@@ -476,10 +516,7 @@ insn_fn ops_flow_select(const struct decode_ctx *ctx, struct insn *insn)
 		insn->addrsize = ctx->zi->address_width / 8;
 		insn->imm = ctx->ops[0].imm.value.s;
 		insn->flags |= INSN_END_BLOCK;
-		if (ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE)
-			insn->cc = 1;
-		else
-			insn->cc = ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE ? 2 : 0;
+		insn->cc = loop_condition(ctx);
 		return ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOP ||
 		       ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE ||
 		       ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE ? op_loop : op_jcxz;

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "host/host.h"
 #include "x86/interp/operand.h"
 #include "x86/interp/thunk.h"
 
@@ -25,7 +26,6 @@
 #define XS_AVX 576
 #define XS_SIZE 832
 #define MXCSR_RESET 0x1f80u
-#define MXCSR_VALID 0xffffu
 #define FCW_INIT 0x37f
 #define FSW_ES BIT(7)
 #define FSW_B BIT(15)
@@ -107,7 +107,7 @@ static bool x87_error_pending(struct vcpu *vcpu)
 	return fsw & FSW_ES;
 }
 
-static enum exec wait_for_x87(struct vcpu *vcpu)
+enum exec wait_for_x87(struct vcpu *vcpu)
 {
 	return unlikely(x87_error_pending(vcpu)) ? queue_exception(vcpu, MF_VECTOR) : EXEC_OK;
 }
@@ -120,11 +120,13 @@ static enum exec fpu_available(struct vcpu *vcpu)
 static enum exec area_linear(struct vcpu *vcpu, const struct insn *insn, unsigned size, unsigned align,
 			     bool write, gva_t *va)
 {
-	enum exec r = insn_linear(vcpu, insn, size, write, va);
+	u64 at = insn_offset(vcpu, insn);
 
-	if (r == EXEC_OK && (*va & (align - 1)))
+	if (!in_64bit_mode(vcpu) || insn->seg >= SEG_FS)
+		at += vcpu->arch.seg[insn->seg].base;
+	if (at & (align - 1))
 		return queue_gp(vcpu, 0);
-	return r;
+	return insn_linear(vcpu, insn, size, write, va);
 }
 
 /* ---- x87 pointers in FXSAVE layout: 64-bit offsets, or 32-bit ones with selectors ---- */
@@ -198,7 +200,7 @@ static enum exec op_fxsave(struct vcpu *vcpu, const struct insn *insn)
 		return r;
 	x87_to_area(vcpu, area, is_wide(insn));
 	put32(area + FX_MXCSR, f->mxcsr);
-	put32(area + FX_MXCSR_MASK, MXCSR_VALID);
+	put32(area + FX_MXCSR_MASK, host_mxcsr_mask());
 	for (unsigned i = 0; i < n; i++)
 		memcpy(area + FX_XMM + 16 * i, f->ymm[i], 16);
 	return mem_write(vcpu, va, area, FX_XMM + 16 * n, mmu_data_access(vcpu, MMU_WRITE));
@@ -217,7 +219,7 @@ static enum exec op_fxrstor(struct vcpu *vcpu, const struct insn *insn)
 		r = mem_read(vcpu, va, area, 512, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
 		return r;
-	if (get32(area + FX_MXCSR) & ~MXCSR_VALID)
+	if (get32(area + FX_MXCSR) & ~host_mxcsr_mask())
 		return queue_gp(vcpu, 0);
 	x87_from_area(vcpu, area, is_wide(insn));
 	f->mxcsr = get32(area + FX_MXCSR);
@@ -285,7 +287,7 @@ static void features_to_area(struct vcpu *vcpu, u8 *area, u64 features, u64 mxcs
 		x87_to_area(vcpu, area, wide);
 	if (mxcsr_features & (XFEATURE_SSE | XFEATURE_AVX)) {
 		put32(area + FX_MXCSR, f->mxcsr);
-		put32(area + FX_MXCSR_MASK, MXCSR_VALID);
+		put32(area + FX_MXCSR_MASK, host_mxcsr_mask());
 	}
 	for (unsigned i = 0; i < n; i++) {
 		if (features & XFEATURE_SSE)
@@ -330,7 +332,7 @@ static bool xrstor_header_valid(const struct vcpu *vcpu, const u8 *area, u64 rfb
 	/* XCOMP_BV and the 8 bytes after it; the compacted format is not offered. */
 	if ((bv & ~vcpu->arch.xcr0) || !all_zero(area + XS_HEADER + 8, 16))
 		return false;
-	return !(rfbm & (XFEATURE_SSE | XFEATURE_AVX)) || !(get32(area + FX_MXCSR) & ~MXCSR_VALID);
+	return !(rfbm & (XFEATURE_SSE | XFEATURE_AVX)) || !(get32(area + FX_MXCSR) & ~host_mxcsr_mask());
 }
 
 static void vectors_from_area(struct vcpu *vcpu, const u8 *area, u64 rfbm, u64 bv)
@@ -359,12 +361,15 @@ static enum exec op_xrstor(struct vcpu *vcpu, const struct insn *insn)
 
 	if (r == EXEC_OK)
 		r = area_linear(vcpu, insn, span, 64, false, &va);
+	/* What the header says comes before what lies behind it. */
 	if (r == EXEC_OK)
-		r = mem_read(vcpu, va, area, span, mmu_data_access(vcpu, MMU_READ));
+		r = mem_read(vcpu, va, area, XS_AVX, mmu_data_access(vcpu, MMU_READ));
+	if (r == EXEC_OK && !xrstor_header_valid(vcpu, area, rfbm))
+		return queue_gp(vcpu, 0);
+	if (r == EXEC_OK && span > XS_AVX)
+		r = mem_read(vcpu, va + XS_AVX, area + XS_AVX, span - XS_AVX, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
 		return r;
-	if (!xrstor_header_valid(vcpu, area, rfbm))
-		return queue_gp(vcpu, 0);
 	memcpy(&bv, area + XS_HEADER, 8);
 	x87_sync(vcpu);
 	if (rfbm & bv & XFEATURE_X87) {
@@ -401,7 +406,7 @@ static unsigned x87_tag(const u8 *st)
 	memcpy(&mantissa, st, 8);
 	if (!exp && !mantissa)
 		return 1;
-	return exp == 0x7fff || !(mantissa >> 63) ? 2 : 0;
+	return exp == 0x7fff || !exp || !(mantissa >> 63) ? 2 : 0;
 }
 
 static u16 full_tag_word(const struct guest_fpu *f)
@@ -619,7 +624,7 @@ static enum exec op_ldmxcsr(struct vcpu *vcpu, const struct insn *insn)
 		r = mem_load(vcpu, va, 4, &val);
 	if (r != EXEC_OK)
 		return r;
-	if (val & ~(u64)MXCSR_VALID)
+	if (val & ~(u64)host_mxcsr_mask())
 		return queue_gp(vcpu, 0);
 	mxcsr_sync(vcpu);
 	vcpu->arch.fpu.mxcsr = val;
@@ -655,6 +660,16 @@ static bool mask_bit(const u8 *mask, unsigned i, unsigned size)
 	return mask[i * size + size - 1] & 0x80;
 }
 
+/* Linear address of an element of one operand in memory; the offset does not wrap within it. */
+static enum exec part_linear(struct vcpu *vcpu, const struct insn *insn, u64 disp, unsigned size, bool write, gva_t *va)
+{
+	u64 off = insn_offset(vcpu, insn) + disp;
+
+	if (!in_64bit_mode(vcpu) && off > 0xffffffff)
+		return queue_exception_e(vcpu, insn->seg == SEG_SS ? SS_VECTOR : GP_VECTOR, 0);
+	return seg_linear(vcpu, insn->seg, off, size, write, va);
+}
+
 /* Linear address of element i; segment checks are per element, as for any suppressed fault. */
 static enum exec element_linear(struct vcpu *vcpu, const struct insn *insn, u64 disp, unsigned size,
 				bool write, gva_t *va)
@@ -681,7 +696,7 @@ static enum exec op_mask_load(struct vcpu *vcpu, const struct insn *insn)
 
 		if (!mask_bit(mask, i, size))
 			continue;
-		r = element_linear(vcpu, insn, i * size, size, false, &va);
+		r = part_linear(vcpu, insn, i * size, size, false, &va);
 		if (r == EXEC_OK)
 			r = mem_load(vcpu, va, size, &val);
 		if (r != EXEC_OK)
@@ -703,7 +718,7 @@ static enum exec store_selected(struct vcpu *vcpu, const struct insn *insn, cons
 
 			if (!mask_bit(mask, i, size))
 				continue;
-			r = element_linear(vcpu, insn, i * size, size, true, &va);
+			r = part_linear(vcpu, insn, i * size, size, true, &va);
 			if (r == EXEC_OK && probe)
 				r = mem_probe_write(vcpu, va, size, mmu_data_access(vcpu, MMU_WRITE));
 			else if (r == EXEC_OK)
@@ -721,8 +736,24 @@ static enum exec op_mask_store(struct vcpu *vcpu, const struct insn *insn)
 			      insn->opsize, insn->memsize);
 }
 
+/* AMD's CPUs want all of the operand to be writable, whatever the mask says; Intel's the selected bytes. */
+static enum exec maskmov_probe(struct vcpu *vcpu, const struct insn *insn, unsigned len)
+{
+	gva_t va;
+	enum exec r;
+
+	if (!host_is_amd())
+		return EXEC_OK;
+	r = part_linear(vcpu, insn, 0, len, true, &va);
+	return r == EXEC_OK ? mem_probe_write(vcpu, va, len, mmu_data_access(vcpu, MMU_WRITE)) : r;
+}
+
 static enum exec op_maskmovdqu(struct vcpu *vcpu, const struct insn *insn)
 {
+	enum exec r = maskmov_probe(vcpu, insn, 16);
+
+	if (r != EXEC_OK)
+		return r;
 	return store_selected(vcpu, insn, vcpu->arch.fpu.ymm[insn->reg], vcpu->arch.fpu.ymm[insn->rm], 16, 1);
 }
 
@@ -732,6 +763,8 @@ static enum exec op_maskmovq(struct vcpu *vcpu, const struct insn *insn)
 	enum exec r = wait_for_x87(vcpu);
 	unsigned top;
 
+	if (r == EXEC_OK)
+		r = maskmov_probe(vcpu, insn, 8);
 	if (r != EXEC_OK)
 		return r;
 	x87_sync(vcpu);

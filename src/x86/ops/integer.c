@@ -8,6 +8,7 @@
  * Handlers exist per operation, operand shape and size, from macros; the size
  * is a compile-time constant in each, so the helpers collapse to one instruction.
  */
+#include "host/host.h"
 #include "x86/interp/operand.h"
 #include "x86/ops/flags.h"
 
@@ -433,6 +434,10 @@ static u64 flags_szp(u8 al)
 	return f;
 }
 
+/*
+ * The flags that the manuals leave undefined are as AMD's CPUs have them: of the addition or
+ * subtraction that corrects, before anything is masked.
+ */
 static enum exec op_daa_das(struct vcpu *vcpu, const struct insn *insn)
 {
 	bool sub = insn->mnemonic == ZYDIS_MNEMONIC_DAS;
@@ -452,6 +457,8 @@ static enum exec op_daa_das(struct vcpu *vcpu, const struct insn *insn)
 	} else if (!sub) {
 		f &= ~(u64)X86_EFLAGS_CF;
 	}
+	if ((sub ? old & ~al : ~old & al) & 0x80)
+		f |= X86_EFLAGS_OF;
 	gpr_write(vcpu, RAX, 1, false, al);
 	flags_set(&vcpu->arch.rflags, X86_EFLAGS_OSZAPC, f | flags_szp(al));
 	return EXEC_OK;
@@ -461,15 +468,18 @@ static enum exec op_aaa_aas(struct vcpu *vcpu, const struct insn *insn)
 {
 	bool sub = insn->mnemonic == ZYDIS_MNEMONIC_AAS;
 	u64 f = 0;
-	u16 ax = vcpu->arch.regs[RAX];
+	u16 ax = vcpu->arch.regs[RAX], old = ax;
 
 	if ((ax & 0xf) > 9 || (vcpu->arch.rflags & X86_EFLAGS_AF)) {
 		ax += sub ? -0x106 : 0x106;
 		f = X86_EFLAGS_AF | X86_EFLAGS_CF;
 	}
-	ax &= 0xff0f;
-	gpr_write(vcpu, RAX, 2, false, ax);
-	flags_set(&vcpu->arch.rflags, X86_EFLAGS_OSZAPC, f | flags_szp(ax));
+	f |= flags_szp(ax) & X86_EFLAGS_PF;
+	f |= (ax ? 0 : X86_EFLAGS_ZF) | (ax & 0x8000 ? X86_EFLAGS_SF : 0);
+	if ((sub ? old & ~ax : ~old & ax) & 0x8000)
+		f |= X86_EFLAGS_OF;
+	gpr_write(vcpu, RAX, 2, false, ax & 0xff0f);
+	flags_set(&vcpu->arch.rflags, X86_EFLAGS_OSZAPC, f);
 	return EXEC_OK;
 }
 
@@ -487,10 +497,14 @@ static enum exec op_aam(struct vcpu *vcpu, const struct insn *insn)
 static enum exec op_aad(struct vcpu *vcpu, const struct insn *insn)
 {
 	u16 ax = vcpu->arch.regs[RAX];
-	u8 al = ax + (ax >> 8) * (u8)insn->imm;
+	u8 old = ax, add = (ax >> 8) * (u8)insn->imm, al = old + add;
+	u64 f = flags_szp(al);
 
+	f |= (al < old ? X86_EFLAGS_CF : 0) | ((old ^ add ^ al) & X86_EFLAGS_AF);
+	if ((old ^ al) & (add ^ al) & 0x80)
+		f |= X86_EFLAGS_OF;
 	gpr_write(vcpu, RAX, 2, false, al);
-	flags_set(&vcpu->arch.rflags, X86_EFLAGS_OSZAPC, flags_szp(al));
+	flags_set(&vcpu->arch.rflags, X86_EFLAGS_OSZAPC, f);
 	return EXEC_OK;
 }
 
@@ -688,6 +702,12 @@ static insn_fn select_conditional(const struct decode_ctx *ctx, struct insn *ins
 	return select_widen(ctx, insn, op_cmov_rr, op_cmov_rm);
 }
 
+/* 0F 0D with a register: a NOP on Intel's CPUs, #UD on AMD's. */
+static bool is_prefetch_of_register(const struct decode_ctx *ctx)
+{
+	return ctx->zi->opcode_map == ZYDIS_OPCODE_MAP_0F && ctx->zi->opcode == 0x0d && ctx->zi->raw.modrm.mod == 3;
+}
+
 static insn_fn select_fixed(const struct decode_ctx *ctx, struct insn *insn)
 {
 	switch (ctx->zi->mnemonic) {
@@ -705,6 +725,9 @@ static insn_fn select_fixed(const struct decode_ctx *ctx, struct insn *insn)
 		return op_salc;
 	case ZYDIS_MNEMONIC_XLAT:
 		insn->addrsize = ctx->zi->address_width / 8;
+		for (unsigned i = 0; i < ctx->zi->operand_count; i++)
+			if (ctx->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+				insn->seg = seg_from_zydis(ctx->ops[i].mem.segment);
 		return op_xlat;
 	case ZYDIS_MNEMONIC_CLC:
 	case ZYDIS_MNEMONIC_STC:
@@ -764,8 +787,17 @@ insn_fn ops_integer_select(const struct decode_ctx *ctx, struct insn *insn)
 	case ZYDIS_MNEMONIC_BTR: return select_bt(ctx, insn, BT_RESET);
 	case ZYDIS_MNEMONIC_BTC: return select_bt(ctx, insn, BT_COMPLEMENT);
 	case ZYDIS_MNEMONIC_NOP:
+		return is_prefetch_of_register(ctx) && host_is_amd() ? op_ud : op_nop;
 	case ZYDIS_MNEMONIC_ENDBR32:
 	case ZYDIS_MNEMONIC_ENDBR64: return op_nop;
+	case ZYDIS_MNEMONIC_PAUSE: /* with REX.B it is XCHG R8, which ignores the F3 */
+		if (!(ctx->zi->attributes & ZYDIS_ATTRIB_HAS_REX) || !ctx->zi->raw.rex.B)
+			return NULL;
+		insn->opsize = ctx->zi->operand_width / 8;
+		insn->rm = R8;
+		insn->reg = RAX;
+		insn->flags &= ~(INSN_HIGH8_RM | INSN_HIGH8_REG);
+		return op_xchg_rr;
 	case ZYDIS_MNEMONIC_XCHG:
 		if (operand_kind(ctx, 0) != OPERAND_GPR || operand_kind(ctx, 1) != OPERAND_GPR)
 			return NULL;

@@ -10,6 +10,7 @@
 #include "x86/ops/flags.h"
 
 #include "host/host.h"
+#include "x86/debug.h"
 
 static inline u64 asize_mask(const struct insn *insn)
 {
@@ -162,8 +163,8 @@ static u64 movs_run(struct vcpu *vcpu, const struct insn *insn, u64 count)
 	    !run_pointer(vcpu, insn, SEG_ES, RDI, true, &n, &dst))
 		return 0;
 	bytes = n * insn->opsize;
-	if (insn->opsize > 1 && dst > src && dst < src + bytes && (u64)(dst - src) < insn->opsize)
-		return 0; /* overlap within an element: order matters */
+	if (dst > src && dst < src + bytes && (u64)(dst - src) < 8)
+		return 0; /* overlap within an element, or within what host_copy() moves at a time: order matters */
 	left = host_copy(dst, src, bytes);
 	n = (bytes - left) / insn->opsize;
 	str_advance(vcpu, insn, RSI, n * insn->opsize);
@@ -194,6 +195,14 @@ static u64 stos_run(struct vcpu *vcpu, const struct insn *insn, u64 count)
 typedef enum exec (*str_once_fn)(struct vcpu *vcpu, const struct insn *insn);
 typedef u64 (*str_run_fn)(struct vcpu *vcpu, const struct insn *insn, u64 count);
 
+/* Single-step, the guest's or a debugger's: every iteration is a step. */
+static inline bool str_stepped(const struct vcpu *vcpu)
+{
+	const u32 debugger = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+
+	return (vcpu->arch.rflags & X86_EFLAGS_TF) || (vcpu->guest_debug.control & debugger) == debugger;
+}
+
 /* compare: stop by ZF, as REPE (want true) or REPNE does. */
 static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, str_once_fn once,
 				   str_run_fn run, bool compare)
@@ -206,7 +215,7 @@ static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, s
 
 		if (!count)
 			return EXEC_OK;
-		if (run && count > 1)
+		if (run && count > 1 && likely(!str_stepped(vcpu)))
 			done = run(vcpu, insn, count);
 		if (!done) {
 			r = once(vcpu, insn);
@@ -220,7 +229,12 @@ static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, s
 			return EXEC_OK;
 		if (count == done)
 			return EXEC_OK;
-		if (unlikely(vcpu_has_requests(vcpu)) || unlikely(vcpu->arch.rflags & X86_EFLAGS_TF) ||
+		if (unlikely(str_stepped(vcpu))) {
+			vcpu->arch.db_trap = true;
+			vcpu->arch.db_dr6 |= DR6_BS;
+		}
+		/* A trap, of a data breakpoint too, comes between two iterations. */
+		if (unlikely(vcpu_has_requests(vcpu)) || unlikely(vcpu->arch.db_trap) ||
 		    unlikely(vcpu->arch.block_abort))
 			return EXEC_RETRY;
 	}

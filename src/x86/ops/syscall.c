@@ -123,9 +123,11 @@ static enum exec op_sysexit(struct vcpu *vcpu, const struct insn *insn)
 	u64 rsp = a->regs[RCX], rip = a->regs[RDX];
 	u16 cs = (a->msr.sysenter_cs & 0xfffc) + (to64 ? 32 : 16);
 
+	if (!a->protected_mode || a->cpl)
+		return queue_gp(vcpu, 0);
 	if (a->long_mode && !guest_is_intel(vcpu))
 		return queue_ud(vcpu);
-	if (!a->protected_mode || a->cpl || !(a->msr.sysenter_cs & 0xfffc))
+	if (!(a->msr.sysenter_cs & 0xfffc))
 		return queue_gp(vcpu, 0);
 	if (to64 && (!is_canonical(rsp) || !is_canonical(rip)))
 		return queue_gp(vcpu, 0);

@@ -243,8 +243,10 @@ static enum exec op_invpcid(struct vcpu *vcpu, const struct insn *insn)
 		return queue_gp(vcpu, 0);
 	if (type == INVPCID_ADDR)
 		mmu_flush_page(vcpu, desc[1]);
-	else
+	else if (type == INVPCID_ALL)
 		mmu_flush_all(vcpu);
+	else
+		mmu_flush_nonglobal(vcpu);
 	return EXEC_END;
 }
 
@@ -343,6 +345,9 @@ static insn_fn select_reg(const struct decode_ctx *ctx, struct insn *insn, insn_
 static insn_fn select_clzero(const struct decode_ctx *ctx, struct insn *insn)
 {
 	insn->addrsize = ctx->zi->address_width / 8;
+	for (unsigned i = 0; i < ctx->zi->raw.prefix_count; i++)
+		if (ctx->zi->raw.prefixes[i].value == 0xf2 || ctx->zi->raw.prefixes[i].value == 0xf3)
+			return op_ud;
 	for (unsigned i = 0; i < ctx->zi->operand_count; i++) {
 		if (ctx->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			insn->seg = seg_from_zydis(ctx->ops[i].mem.segment);

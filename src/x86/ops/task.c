@@ -162,6 +162,9 @@ static void commit_task(struct vcpu *vcpu, const struct task_switch *t)
 	for (unsigned i = 0; i < 6; i++)
 		a->seg[i] = segment_null(im->seg[i]);
 	a->seg[SEG_SS].ar |= SEL_RPL(im->seg[SEG_CS]) << AR_DPL_SHIFT;
+	/* Should CS turn out bad, the frame of that fault still shows all of EIP. */
+	if (t->tss32)
+		a->seg[SEG_CS].ar |= AR_DB;
 	vcpu_set_rflags(vcpu, flags);
 	vcpu_update_mode(vcpu);
 	if (a->mmu)

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pages with translated code, when a VM has more than one vCPU: their stores must not
+ * go unnoticed by the vCPU that has the translation.
+ *
+ *  1. The set of such pages belongs to the VM and only grows. A page in it gets no
+ *     write tag on any vCPU, so that every store to it comes through the slow path.
+ *  2. A vCPU that is about to translate puts the page into the set, then asks every other
+ *     vCPU to drop its write tags (KVM_REQ_CODE_PAGE), and reads the page only when all of
+ *     them have, or are outside guest mode. It never waits for long: one may
+ *     be asleep. Who waits answers others' requests meanwhile.
+ *  3. A store to such a page is written to the log after it has happened and before the
+ *     next guest instruction of its vCPU; then the others are told. They look at
+ *     the log whenever they come out of translated code, which they do for the
+ *     request, and after instructions with a C handler: all that serialise are.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "x86/mmu/mmu_internal.h"
+
+#define SET_SIZE 65536u
+#define SYNC_SPINS 20000
+#define KEY_SYNCED 1ull
+
+struct shared_code {
+	_Atomic u64 keys[SET_SIZE];	/* (gfn + 1) << 1 | KEY_SYNCED */
+	_Atomic u32 nr;
+	_Atomic u32 lock;		/* of log, held for a few instructions */
+	_Atomic u64 head;		/* stores logged so far */
+	struct code_store log[SHARED_CODE_LOG];
+};
+
+bool mmu_shared_code_create(struct vm *vm)
+{
+	struct shared_code *sc, *none = NULL;
+
+	if (atomic_load(&vm->arch.shared_code))
+		return true;
+	sc = mmap(NULL, sizeof(*sc), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (sc == MAP_FAILED)
+		return false;
+	if (!atomic_compare_exchange_strong(&vm->arch.shared_code, &none, sc))
+		munmap(sc, sizeof(*sc));
+	return true;
+}
+
+void mmu_shared_code_destroy(struct vm *vm)
+{
+	struct shared_code *sc = atomic_load(&vm->arch.shared_code);
+
+	if (sc)
+		munmap(sc, sizeof(*sc));
+	atomic_store(&vm->arch.shared_code, NULL);
+}
+
+/* The slot of gfn, or a free one; NULL when full. */
+static _Atomic u64 *set_slot(struct shared_code *sc, gfn_t gfn)
+{
+	u32 h = (gfn + 1) * 0x9e3779b97f4a7c15ull >> 40;
+
+	for (u32 i = 0; i < SET_SIZE; i++) {
+		_Atomic u64 *slot = &sc->keys[(h + i) % SET_SIZE];
+		u64 key = atomic_load(slot);
+
+		if (!key || key >> 1 == gfn + 1)
+			return slot;
+	}
+	return NULL;
+}
+
+bool mmu_is_shared_code_page(struct vm *vm, gpa_t page)
+{
+	struct shared_code *sc = atomic_load_explicit(&vm->arch.shared_code, memory_order_acquire);
+	_Atomic u64 *slot;
+
+	if (likely(!sc))
+		return false;
+	slot = set_slot(sc, page >> PAGE_SHIFT);
+	return slot && atomic_load(slot);
+}
+
+static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn)
+{
+	_Atomic u64 *slot;
+
+	if (atomic_load(&sc->nr) > SET_SIZE / 2)
+		return NULL;
+	for (;;) {
+		u64 empty = 0;
+
+		slot = set_slot(sc, gfn);
+		if (!slot || atomic_load(slot) >> 1 == gfn + 1)
+			return slot;
+		if (atomic_compare_exchange_strong(slot, &empty, (gfn + 1) << 1)) {
+			atomic_fetch_add(&sc->nr, 1);
+			return slot;
+		}
+	}
+}
+
+static bool tags_dropped(struct vcpu *other)
+{
+	return atomic_load(&other->mode) == VCPU_OUTSIDE ||
+	       !(atomic_load(&other->requests) & BIT_ULL(KVM_REQ_CODE_PAGE));
+}
+
+/* Invariant 2. False: not now. */
+static bool wait_for_others(struct vcpu *vcpu)
+{
+	struct vcpu *other;
+	u32 i;
+
+	vm_for_each_vcpu(vcpu->vm, other, i)
+		if (other != vcpu)
+			vcpu_make_request(other, KVM_REQ_CODE_PAGE);
+	/* Pairs with the barrier in vcpu_enter_guest_mode(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	vm_for_each_vcpu(vcpu->vm, other, i) {
+		if (other == vcpu)
+			continue;
+		for (unsigned spins = 0; !tags_dropped(other); spins++) {
+			if (spins > SYNC_SPINS)
+				return false;
+			if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE))
+				mmu_flush_write_tags(vcpu);
+			__builtin_ia32_pause();
+		}
+	}
+	return true;
+}
+
+bool mmu_share_code_page(struct vcpu *vcpu, gpa_t page)
+{
+	struct shared_code *sc = atomic_load(&vcpu->vm->arch.shared_code);
+	_Atomic u64 *slot = sc ? set_insert(sc, page >> PAGE_SHIFT) : NULL;
+
+	if (!slot)
+		return false;
+	if (atomic_load(slot) & KEY_SYNCED)
+		return true;
+	mmu_flush_write_tags(vcpu);
+	if (!wait_for_others(vcpu))
+		return false;
+	atomic_fetch_or(slot, KEY_SYNCED);
+	return true;
+}
+
+static void log_append(struct shared_code *sc, const struct code_store *store)
+{
+	sc->log[sc->head % SHARED_CODE_LOG] = *store;
+	atomic_fetch_add(&sc->head, 1);
+}
+
+void mmu_publish_code_stores(struct vcpu *vcpu)
+{
+	struct shared_code *sc = atomic_load(&vcpu->vm->arch.shared_code);
+	struct mmu *mmu = vcpu->arch.mmu;
+	u32 n = mmu->nr_code_stores, i;
+	struct vcpu *other;
+
+	mmu->nr_code_stores = 0;
+	if (!sc || !n)
+		return;
+	while (atomic_exchange_explicit(&sc->lock, 1, memory_order_acquire))
+		__builtin_ia32_pause();
+	/* More than could be noted: make the log overflow for everyone. */
+	if (n > CODE_STORES_MAX)
+		atomic_fetch_add(&sc->head, SHARED_CODE_LOG + 1);
+	else
+		for (i = 0; i < n; i++)
+			log_append(sc, &mmu->code_stores[i]);
+	atomic_store_explicit(&sc->lock, 0, memory_order_release);
+	vm_for_each_vcpu(vcpu->vm, other, i)
+		if (other != vcpu)
+			vcpu_make_request(other, KVM_REQ_CODE_PAGE);
+}
+
+u64 mmu_code_log_head(struct vm *vm)
+{
+	struct shared_code *sc = atomic_load_explicit(&vm->arch.shared_code, memory_order_acquire);
+
+	return sc ? atomic_load(&sc->head) : 0;
+}
+
+unsigned mmu_read_code_log(struct vm *vm, u64 *seen, struct code_store *stores)
+{
+	struct shared_code *sc = atomic_load(&vm->arch.shared_code);
+	unsigned n = 0;
+
+	if (!sc)
+		return 0;
+	while (atomic_exchange_explicit(&sc->lock, 1, memory_order_acquire))
+		__builtin_ia32_pause();
+	if (sc->head - *seen > SHARED_CODE_LOG)
+		n = SHARED_CODE_LOG + 1;
+	else
+		for (u64 i = *seen; i != sc->head; i++)
+			stores[n++] = sc->log[i % SHARED_CODE_LOG];
+	*seen = sc->head;
+	atomic_store_explicit(&sc->lock, 0, memory_order_release);
+	return n;
+}
