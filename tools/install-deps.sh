@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Install the Debian packages that building, testing or the demo need.
-#	tools/install-deps.sh build|test|demo|bench
+#	tools/install-deps.sh build|test|demo|bench|deb
 # Does nothing (and needs no root) when everything is there.
 set -eu
 
@@ -13,8 +13,9 @@ case "${1:-build}" in
 build) packages=$build ;;
 demo) packages=$demo ;;
 bench) packages=$demo ;;
+deb) packages="$demo debhelper dpkg-dev lintian man-db python3" ;;
 test) packages=$test ;;
-*) echo "usage: $0 build|test|demo|bench" >&2; exit 2 ;;
+*) echo "usage: $0 build|test|demo|bench|deb" >&2; exit 2 ;;
 esac
 
 missing=

@@ -37,11 +37,49 @@ size_t host_set(void *dst, int byte, size_t len)
 	return len;
 }
 
+/* 64 bytes: 0 equal, 1 different, -1 not accessible. */
+static inline int compare64(const u8 *x, const u8 *y)
+{
+	int mask;
+
+	asm goto volatile("1: movdqu (%1), %%xmm0\n\t"
+			  "2: movdqu 16(%1), %%xmm1\n\t"
+			  "3: movdqu 32(%1), %%xmm2\n\t"
+			  "4: movdqu 48(%1), %%xmm3\n\t"
+			  "5: movdqu (%2), %%xmm4\n\t"
+			  "pcmpeqb %%xmm4, %%xmm0\n\t"
+			  "6: movdqu 16(%2), %%xmm4\n\t"
+			  "pcmpeqb %%xmm4, %%xmm1\n\t"
+			  "7: movdqu 32(%2), %%xmm4\n\t"
+			  "pcmpeqb %%xmm4, %%xmm2\n\t"
+			  "8: movdqu 48(%2), %%xmm4\n\t"
+			  "pcmpeqb %%xmm4, %%xmm3\n\t"
+			  "pand %%xmm1, %%xmm0\n\t"
+			  "pand %%xmm3, %%xmm2\n\t"
+			  "pand %%xmm2, %%xmm0\n\t"
+			  "pmovmskb %%xmm0, %0\n\t"
+			  HOST_EXTABLE("1b", "%l[fault]") HOST_EXTABLE("2b", "%l[fault]")
+			  HOST_EXTABLE("3b", "%l[fault]") HOST_EXTABLE("4b", "%l[fault]")
+			  HOST_EXTABLE("5b", "%l[fault]") HOST_EXTABLE("6b", "%l[fault]")
+			  HOST_EXTABLE("7b", "%l[fault]") HOST_EXTABLE("8b", "%l[fault]")
+			  : "=r"(mask) : "r"(x), "r"(y)
+			  : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "memory" : fault);
+	return mask != 0xffff;
+fault:
+	return -1;
+}
+
 int host_compare(const void *a, const void *b, size_t len)
 {
 	const u8 *x = a, *y = b;
 	u64 v, w;
 
+	for (; len >= 64; len -= 64, x += 64, y += 64) {
+		int r = compare64(x, y);
+
+		if (r)
+			return r;
+	}
 	for (; len >= 8; len -= 8, x += 8, y += 8) {
 		if (!host_load64(x, &v) || !host_load64(y, &w))
 			return -1;

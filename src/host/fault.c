@@ -15,7 +15,6 @@
  */
 #include <stdlib.h>
 
-#include "base/log.h"
 #include "host/access.h"
 #include "host/host.h"
 #include "host/signal_internal.h"
@@ -55,10 +54,8 @@ void fault_init(void)
 	size_t n = __stop_softkvm_extable - __start_softkvm_extable;
 	struct fixup *table = calloc(n + 1, sizeof(*table));
 
-	if (!table) {
-		log_error("out of memory at start: faults on guest memory will kill the process");
-		return;
-	}
+	if (!table)
+		return; /* then fixup_find() goes through the rows */
 	for (size_t i = 0; i < n; i++) {
 		const struct host_extable_row *row = &__start_softkvm_extable[i];
 
@@ -73,6 +70,12 @@ void fault_init(void)
 static u64 fixup_find(u64 pc)
 {
 	size_t lo = 0, hi = nr_fixups;
+	const struct host_extable_row *row;
+
+	if (unlikely(!fixups))
+		for (row = __start_softkvm_extable; row < __stop_softkvm_extable; row++)
+			if ((u64)&row->insn + row->insn == pc)
+				return (u64)&row->fixup + row->fixup;
 
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
@@ -87,7 +90,7 @@ static u64 fixup_find(u64 pc)
 	return 0;
 }
 
-void host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
+bool host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
 {
 	struct code_range *r, *spare = NULL;
 
@@ -107,8 +110,6 @@ void host_register_code_fault(const void *start, const void *end, host_code_faul
 		if (spare) {
 			spare->next = code_ranges;
 			code_ranges = spare;
-		} else {
-			log_error("out of memory: a fault in generated code will kill the process");
 		}
 	}
 	if (fn && spare) {
@@ -117,6 +118,7 @@ void host_register_code_fault(const void *start, const void *end, host_code_faul
 		spare->fn = fn;
 	}
 	pthread_mutex_unlock(&code_ranges_lock);
+	return !fn || spare;
 }
 
 static host_code_fault_fn code_range_find(u64 pc)

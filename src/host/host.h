@@ -77,7 +77,8 @@ void host_signal_prepare_mask(u64 mask);
  */
 typedef bool (*host_code_fault_fn)(int sig, siginfo_t *info, ucontext_t *uc);
 /* fn NULL withdraws the range that starts at start. Any thread; look-ups run in signal handlers. */
-void host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn);
+/* False: no memory, the range is not registered. */
+bool host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn);
 
 /* Address-space identity: a token that differs in a forked child, equal in threads and CLONE_VM children. */
 u64 host_mm_id(void);

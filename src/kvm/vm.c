@@ -12,6 +12,7 @@
 #include "kvm/arch.h"
 #include "kvm/io_bus.h"
 #include "kvm/irq_routing.h"
+#include "kvm/move.h"
 #include "kvm/stats.h"
 #include "kvm/trace.h"
 

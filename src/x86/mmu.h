@@ -35,6 +35,10 @@ struct tlb {
 	bool has_global;		/* there are others */
 	u8 evicted;			/* TLB_DROP_*: kinds of fetch entries that went unnoticed since the last flush */
 	bool global[TLB_ENTRIES];
+	bool fetch_global;		/* there are global entries in fetch[] */
+	u32 nr_fetch_used;		/* as nr_used, for fetch[] */
+#define TLB_FETCH_USED_MAX 256
+	u16 fetch_used[TLB_FETCH_USED_MAX];
 	/* fetch side, used per block, not per access */
 	struct tlb_fetch {
 		u64 tag;		/* page va, or TLB_INVALID */

@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -492,6 +493,11 @@ static int run_prepare(struct vcpu *vcpu)
 		if (r)
 			return r;
 	}
+	/* What cannot be had in the middle of an instruction. */
+	if (!vcpu->arch.mmio.accesses)
+		vcpu->arch.mmio.accesses = calloc(MMIO_LOG_MAX, sizeof(*vcpu->arch.mmio.accesses));
+	if (!vcpu->arch.mmio.accesses || !interp_prepare(vcpu))
+		return -ENOMEM;
 	r = sync_regs_load(vcpu);
 	if (r)
 		return r;

@@ -4,7 +4,7 @@
  * after the checks GM1 to GM16.
  *
  * Each can fail: with one mapping for private and shared pages gm3, gm12 and gm15 see the wrong memory; without
- * the flush in commit() gm15 does; without stop_vcpus() gm6's counter runs on; with the source killed before the
+ * the flush in commit() gm4 (for GM15) does; without vm_stop_vcpus() and vm_drain_vcpus() gm6's counter runs on; with the source killed before the
  * comparison gm8 and gm11 find it dead; with views told apart by inode only, gm1 and gm14.
  */
 #include <limits.h>
@@ -60,6 +60,7 @@ struct link_guest_memfd {
 #define STORE 0x8010ul		/* mov %rax,(%rdi); hlt */
 #define COUNT 0x8020ul		/* 1: incq (%rdi); jmp 1b */
 #define CALL 0x8030ul		/* vmcall; hlt */
+#define WATCH 0x8040ul		/* 1: mov (%rdi),%rax; hlt; jmp 1b */
 #define BASE (512 * MB)		/* gpa of the slot with private memory */
 #define SIZE (2 * MB)
 #define PAGE(n) (BASE + (n) * 4096ul)
@@ -125,6 +126,7 @@ static struct gvm gvm_bare(unsigned long type)
 		[0x10] = 0x48, 0x89, 0x07, 0xf4,
 		[0x20] = 0x48, 0xff, 0x07, 0xeb, 0xfb,
 		[0x30] = 0x0f, 0x01, 0xc1, 0xf4,
+		[0x40] = 0x48, 0x8b, 0x07, 0xf4, 0xeb, 0xfa,
 	};
 	struct gvm g = { .t = { .mem_size = MB, .vcpu = -1 }, .gmem = -1 };
 
@@ -195,6 +197,16 @@ static uint64_t peek(struct gvm *g, uint64_t gpa)
 	struct kvm_regs regs = { .rax = ~0ull };
 
 	CHECK_EQ(start(g, LOAD, gpa, 0x5555), 0);
+	CHECK_EQ(run(g), KVM_EXIT_HLT);
+	CHECK_EQ(ioctl(g->t.vcpu, KVM_GET_REGS, &regs), 0);
+	return regs.rax;
+}
+
+/* The next look of a vCPU that runs WATCH, with whatever translations it has cached (setting registers may drop them). */
+static uint64_t look(struct gvm *g)
+{
+	struct kvm_regs regs = { .rax = ~0ull };
+
 	CHECK_EQ(run(g), KVM_EXIT_HLT);
 	CHECK_EQ(ioctl(g->t.vcpu, KVM_GET_REGS, &regs), 0);
 	return regs.rax;
@@ -358,6 +370,12 @@ static void test_attributes(void)
 	CHECK_EQ(peek(&g, PAGE(4)), 104);
 	CHECK_EQ(set_private(g.t.vm, PAGE(0), SIZE, true), 0);
 	CHECK_EQ(peek(&g, PAGE(3)), 203);
+	CHECK_EQ(start(&g, WATCH, PAGE(3), 0), 0);
+	CHECK_EQ(look(&g), 203);
+	CHECK_EQ(set_private(g.t.vm, PAGE(3), 4096, false), 0);
+	CHECK_EQ(look(&g), 103);
+	CHECK_EQ(set_private(g.t.vm, PAGE(3), 4096, true), 0);
+	CHECK_EQ(look(&g), 203);
 	gvm_done(&def);
 	gvm_done(&g);
 }
@@ -509,12 +527,14 @@ static void gm1_gm2_link(void)
 static void gm14_foreign_view(void)
 {
 	struct gvm a = gvm(), b = gvm_linked(&a);
-	int fd = dup(a.gmem);
+	int fd = dup(a.gmem), unbound = create_gmem(a.t.vm, SIZE, 0);
 
 	CHECK_EQ(set_slot2(b.t.vm, 1, 0, 0, 0, NULL, 0, 0), 0);
 	CHECK_ERRNO(set_slot2(b.t.vm, 1, KVM_MEM_GUEST_MEMFD, BASE, SIZE, b.shared, a.gmem, 0), EINVAL);
 	CHECK_ERRNO(set_slot2(b.t.vm, 1, KVM_MEM_GUEST_MEMFD, BASE, SIZE, b.shared, fd, 0), EINVAL);
+	CHECK_ERRNO(set_slot2(b.t.vm, 1, KVM_MEM_GUEST_MEMFD, BASE, SIZE, b.shared, unbound, 0), EINVAL);
 	CHECK_EQ(set_slot2(b.t.vm, 1, KVM_MEM_GUEST_MEMFD, BASE, SIZE, b.shared, b.gmem, 0), 0);
+	close(unbound);
 	close(fd);
 	gvm_done(&a);
 	gvm_done(&b);
@@ -624,7 +644,10 @@ static void gm4_gm7_move(void)
 	*(uint64_t *)(b.shared + 5 * 4096) = 555;
 	CHECK_EQ(peek(&b, PAGE(1)), 111);
 	CHECK_EQ(peek(&b, PAGE(5)), 555);
+	CHECK_EQ(start(&b, WATCH, PAGE(1), 0), 0);
+	CHECK_EQ(look(&b), 111);
 	CHECK_EQ(move_from(b.t.vm, a.t.vm), 0);
+	CHECK_EQ(look(&b), 0xabcd);
 	CHECK_EQ(peek(&b, PAGE(1)), 0xabcd);
 	CHECK_EQ(peek(&b, PAGE(5)), 555);
 	CHECK_EQ(peek(&b, PAGE(64)), 0);
@@ -929,8 +952,10 @@ static void gm5_two_processes(void)
 	CHECK_ERRNO(move_from(b.t.vm, fds[0]), EBADF);
 	CHECK_ERRNO(move_from(b.t.vm, fds[1]), EINVAL);		/* no slot yet */
 	CHECK_EQ(set_slot2(b.t.vm, 1, KVM_MEM_GUEST_MEMFD, BASE, SIZE, b.shared, b.gmem, 0), 0);
-	CHECK_EQ(peek(&b, PAGE(9)), 0);				/* shared, before */
+	CHECK_EQ(start(&b, WATCH, PAGE(9), 0), 0);
+	CHECK_EQ(look(&b), 0);					/* shared, before */
 	CHECK_EQ(move_from(b.t.vm, fds[1]), 0);
+	CHECK_EQ(look(&b), source_value(9));
 	count = peek(&b, PAGE(300));
 	CHECK(count > 0);
 	check_memory(&b);

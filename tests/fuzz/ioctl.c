@@ -401,7 +401,7 @@ static void do_ioctl(enum kind kind)
 	} else if (cmd == KVM_CREATE_VCPU) {
 		pool_add(VCPU, r);
 		map_vcpu(r);
-	} else if (cmd == KVM_GET_STATS_FD) {
+	} else if (cmd == KVM_GET_STATS_FD || _IOC_NR(cmd) == 0xd4 /* KVM_CREATE_GUEST_MEMFD */) {
 		softkvm_close(r);
 	}
 }
@@ -520,6 +520,19 @@ static unsigned open_fds(void)
 	return n;
 }
 
+static void show_fds(void)
+{
+	for (int fd = 0; fd < 256; fd++) {
+		char path[32], target[128];
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		if (n > 0)
+			printf("descriptor %d: %.*s\n", fd, (int)n, target);
+	}
+}
+
 static void batch(uint64_t seed)
 {
 	struct sigaction sa = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
@@ -554,6 +567,8 @@ static void batch(uint64_t seed)
 	for (unsigned i = 0; i < COUNT(f.eventfds); i++)
 		close(f.eventfds[i]);
 	after = open_fds();
+	if (after != before)
+		show_fds();
 	FUZZ_CHECK(after == before, "%u descriptors before, %u after", before, after);
 }
 

@@ -405,6 +405,8 @@ static void place_implicit(struct oracle_case *c)
 	    c->zi.mnemonic == ZYDIS_MNEMONIC_LOOPNE || c->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
 		if (one_in(2))
 			c->in.gpr[RCX] = rnd() % 3;
+	if (is_rep(c) && one_in(4)) /* overlapping */
+		set_low(&c->in.gpr[RDI], c->in.gpr[RSI] + rnd() % 24 - 4, width);
 	/* Equal strings now and then, or REPE ends at once. */
 	if (is_rep(c) && one_in(2)) {
 		u8 same[256];

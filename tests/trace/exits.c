@@ -156,17 +156,17 @@ static void ioapic_eoi(void)
 		0x90, 0x90, 0xf4,
 	};
 	static const uint8_t handler[] = { 0x66, 0xc7, 0x06, 0xb0, 0, 0, 0, 0, 0, 0xcf }; /* EOI; iret */
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entry;
-	} routing = { .head.nr = 1, .entry = { .gsi = 0, .type = KVM_IRQ_ROUTING_MSI } };
+	struct kvm_irq_routing *routing = calloc(1, sizeof(*routing) + sizeof(routing->entries[0]));
 	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0xc040 };
 	struct kvmtest t = kvmtest_vm(1 << 20, 0);
 
 	enable(&t, KVM_CAP_SPLIT_IRQCHIP, 24);
-	routing.entry.u.msi.address_lo = 0xfee00000;
-	routing.entry.u.msi.data = 0xc040;
-	NEED(ioctl(t.vm, KVM_SET_GSI_ROUTING, &routing) == 0);
+	routing->nr = 1;
+	routing->entries[0].type = KVM_IRQ_ROUTING_MSI;
+	routing->entries[0].u.msi.address_lo = 0xfee00000;
+	routing->entries[0].u.msi.data = 0xc040;
+	NEED(ioctl(t.vm, KVM_SET_GSI_ROUTING, routing) == 0);
+	free(routing);
 	kvmtest_add_vcpu(&t, 0);
 	kvmtest_real_mode(&t, 0x7000, code, sizeof(code));
 	change_sregs(&t, apic_in_ds);

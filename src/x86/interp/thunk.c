@@ -601,7 +601,11 @@ int thunk_cache_init(struct thunk_cache *cache)
 		return -ENOMEM;
 	}
 	thunk_cache_reset(cache);
-	host_register_code_fault(cache->mem.rx, cache->mem.rx + cache->mem.size, thunk_fault_handler);
+	if (!host_register_code_fault(cache->mem.rx, cache->mem.rx + cache->mem.size, thunk_fault_handler)) {
+		free(cache->hash);
+		codemem_free(&cache->mem);
+		return -ENOMEM;
+	}
 	return 0;
 }
 

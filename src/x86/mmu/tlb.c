@@ -11,6 +11,21 @@ static void entry_clear(struct tlb *tlb, u32 i)
 	tlb->read[i] = tlb->write[i] = TLB_INVALID;
 }
 
+static void fetch_clear(struct tlb *tlb, bool all)
+{
+	if (tlb->nr_fetch_used < TLB_FETCH_USED_MAX && !(all && tlb->fetch_global)) {
+		for (u32 i = 0; i < tlb->nr_fetch_used; i++)
+			if (all || !tlb->fetch[tlb->fetch_used[i]].global)
+				tlb->fetch[tlb->fetch_used[i]].tag = TLB_INVALID;
+	} else {
+		for (u32 i = 0; i < ARRAY_SIZE(tlb->fetch); i++)
+			if (all || !tlb->fetch[i].global)
+				tlb->fetch[i].tag = TLB_INVALID;
+	}
+	tlb->nr_fetch_used = 0;
+	tlb->fetch_global &= !all;
+}
+
 /* Kinds is TLB_DROP_LOCAL, or both. */
 static void tlb_clear(struct tlb *tlb, u8 kinds)
 {
@@ -28,10 +43,8 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 	tlb->nr_used = 0;
 	tlb->has_global &= !all;
 	tlb->evicted &= ~kinds;
-	for (u32 i = 0; i < ARRAY_SIZE(tlb->fetch); i++)
-		if (all || !tlb->fetch[i].global)
-			tlb->fetch[i].tag = TLB_INVALID;
 	tlb->fetch_generation++;
+	fetch_clear(tlb, all);
 }
 
 static void count_drops(struct mmu *mmu, u8 kinds)
@@ -54,6 +67,7 @@ int mmu_create(struct vcpu *vcpu)
 	mmu->code_mask = 1023;
 	for (int i = 0; i < NR_TLBS; i++) {
 		mmu->tlbs[i].nr_used = TLB_USED_MAX;
+		mmu->tlbs[i].nr_fetch_used = TLB_FETCH_USED_MAX;
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	}
 	vcpu->arch.mmu = mmu;
@@ -308,6 +322,10 @@ enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host
 	f->gpa = *page_gpa = walk.gpa & PAGE_MASK;
 	f->host = *host;
 	f->global = walk.global;
+	if (walk.global)
+		tlb->fetch_global = true;
+	else if (tlb->nr_fetch_used < TLB_FETCH_USED_MAX)
+		tlb->fetch_used[tlb->nr_fetch_used++] = f - tlb->fetch;
 	note_large(vcpu->arch.mmu, va, walk.page_shift);
 	return EXEC_OK;
 }

@@ -102,16 +102,21 @@ static enum exec op_pusha(struct vcpu *vcpu, const struct insn *insn)
 	u8 image[32];
 	gva_t va;
 	u64 sp = (rsp - 8 * size) & stack_mask(vcpu);
-	enum exec r;
+	enum exec r = EXEC_OK;
 
 	for (int i = 0; i < 8; i++)
 		__builtin_memcpy(image + i * size, &vcpu->arch.regs[order[i]], size);
-	r = seg_linear(vcpu, SEG_SS, sp, 8 * size, true, &va);
-	/* The first to be pushed is the first to fault. */
-	for (int i = 7; r == EXEC_OK && i >= 0; i--)
-		r = mem_probe_write(vcpu, va + i * size, size, mmu_data_access(vcpu, MMU_WRITE));
-	if (r == EXEC_OK)
-		r = mem_write(vcpu, va, image, 8 * size, mmu_data_access(vcpu, MMU_WRITE));
+	/* The first to be pushed is the first to fault; the stack may wrap between any two. */
+	for (int i = 7; r == EXEC_OK && i >= 0; i--) {
+		r = seg_linear(vcpu, SEG_SS, (sp + i * size) & stack_mask(vcpu), size, true, &va);
+		if (r == EXEC_OK)
+			r = mem_probe_write(vcpu, va, size, mmu_data_access(vcpu, MMU_WRITE));
+	}
+	for (int i = 7; r == EXEC_OK && i >= 0; i--) {
+		r = seg_linear(vcpu, SEG_SS, (sp + i * size) & stack_mask(vcpu), size, true, &va);
+		if (r == EXEC_OK)
+			r = mem_write(vcpu, va, image + i * size, size, mmu_data_access(vcpu, MMU_WRITE));
+	}
 	if (r == EXEC_OK)
 		set_sp(vcpu, sp);
 	return r;
@@ -124,10 +129,13 @@ static enum exec op_popa(struct vcpu *vcpu, const struct insn *insn)
 	u64 sp = vcpu->arch.regs[RSP] & stack_mask(vcpu);
 	u8 image[32];
 	gva_t va;
-	enum exec r = seg_linear(vcpu, SEG_SS, sp, 8 * size, false, &va);
+	enum exec r = EXEC_OK;
 
-	if (r == EXEC_OK)
-		r = mem_read(vcpu, va, image, 8 * size, mmu_data_access(vcpu, MMU_READ));
+	for (int i = 0; r == EXEC_OK && i < 8; i++) {
+		r = seg_linear(vcpu, SEG_SS, (sp + i * size) & stack_mask(vcpu), size, false, &va);
+		if (r == EXEC_OK)
+			r = mem_read(vcpu, va, image + i * size, size, mmu_data_access(vcpu, MMU_READ));
+	}
 	if (r != EXEC_OK)
 		return r;
 	for (int i = 0; i < 8; i++) {

@@ -173,6 +173,7 @@ static void x87_from_area(struct vcpu *vcpu, const u8 *area, bool wide)
 
 	x87_sync(vcpu);
 	memcpy(f->fx, area, FX_FOP);
+	put16(f->fx + FX_FCW, (get16(area + FX_FCW) & 0x1f3f) | 0x40);
 	f->fx[FX_FTW + 1] = 0;
 	pointers_from_area(f, area, wide);
 	memcpy(f->fx + FX_ST, area + FX_ST, 128);
@@ -324,15 +325,13 @@ static enum exec op_xsave(struct vcpu *vcpu, const struct insn *insn)
 	return mem_write(vcpu, va, area, span, mmu_data_access(vcpu, MMU_WRITE));
 }
 
-static bool xrstor_header_valid(const struct vcpu *vcpu, const u8 *area, u64 rfbm)
+static bool xrstor_header_valid(const struct vcpu *vcpu, const u8 *area)
 {
 	u64 bv;
 
 	memcpy(&bv, area + XS_HEADER, 8);
 	/* XCOMP_BV and the 8 bytes after it; the compacted format is not offered. */
-	if ((bv & ~vcpu->arch.xcr0) || !all_zero(area + XS_HEADER + 8, 16))
-		return false;
-	return !(rfbm & (XFEATURE_SSE | XFEATURE_AVX)) || !(get32(area + FX_MXCSR) & ~host_mxcsr_mask());
+	return !(bv & ~vcpu->arch.xcr0) && all_zero(area + XS_HEADER + 8, 16);
 }
 
 static void vectors_from_area(struct vcpu *vcpu, const u8 *area, u64 rfbm, u64 bv)
@@ -364,12 +363,14 @@ static enum exec op_xrstor(struct vcpu *vcpu, const struct insn *insn)
 	/* What the header says comes before what lies behind it. */
 	if (r == EXEC_OK)
 		r = mem_read(vcpu, va, area, XS_AVX, mmu_data_access(vcpu, MMU_READ));
-	if (r == EXEC_OK && !xrstor_header_valid(vcpu, area, rfbm))
+	if (r == EXEC_OK && !xrstor_header_valid(vcpu, area))
 		return queue_gp(vcpu, 0);
 	if (r == EXEC_OK && span > XS_AVX)
 		r = mem_read(vcpu, va + XS_AVX, area + XS_AVX, span - XS_AVX, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
 		return r;
+	if ((rfbm & (XFEATURE_SSE | XFEATURE_AVX)) && (get32(area + FX_MXCSR) & ~host_mxcsr_mask()))
+		return queue_gp(vcpu, 0);
 	memcpy(&bv, area + XS_HEADER, 8);
 	x87_sync(vcpu);
 	if (rfbm & bv & XFEATURE_X87) {
