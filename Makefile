@@ -2,6 +2,8 @@
 # make                the library, the preload object, the command, the tools (build/)
 # make check          every test that fits CI      make demo   boot Debian's kernel under QEMU
 # make bench          ratios to QEMU TCG           make install DESTDIR= PREFIX=
+# make check-insn-long   ten million instructions against the host CPU
+# make deb            Debian packages (build/deb)  make check-deb installs, tries and removes them
 # MODE=rel|dbg|asan|ubsan|tsan picks the build; CC=gcc|clang; V=1 shows commands
 
 VERSION := 0.1.0
@@ -121,7 +123,7 @@ guest: $(GUEST)
 check: deps-test
 	$(Q)$(MAKE) --no-print-directory all examples check-programs guest
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(SCRIPTS) $(UNIT) $(addsuffix .run,$(API)) \
-		$(CHECKS) $(DIGEST_CHECKS) tests/boot/check-boot.sh
+		$(CHECKS) $(DIGEST_CHECKS) tests/boot/check-boot.sh tests/boot/check-migrate.py
 
 .PHONY: check-programs
 check-programs: $(UNIT) $(API) $(addsuffix .run,$(API))
@@ -131,7 +133,7 @@ check-unit: all $(UNIT)
 check-api: all $(API) $(addsuffix .run,$(API))
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(addsuffix .run,$(API))
 check-boot: all guest
-	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs tests/boot/check-boot.sh
+	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs tests/boot/check-boot.sh tests/boot/check-migrate.py
 
 .PHONY: demo bench
 demo:

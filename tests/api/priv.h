@@ -401,10 +401,10 @@ static inline int priv_main(const struct priv_case *cases, unsigned nr, int argc
 #define CODE_C ".code32\n"
 #define CODE_CU ".code32\n"
 
-/* In the assembly, base is where the code begins: 0x10000 + (1f - base) is the address of 1. */
+/* In the assembly, 8 is where the code begins: 0x10000 + 1f - 8b is the address of 1. */
 #define T(name, mode, text, body, vec, err, chk)                                \
 	asm(".pushsection .rodata\n.local code_" #name "\n" CODE_##mode         \
-	    "base = .\ncode_" #name ":\n" text "\nhlt\n.code64\n"              \
+	    "8:\ncode_" #name ":\n" text "\nhlt\n.code64\n"              \
 	    "end_" #name ":\n.balign 4\nat_" #name ": .long 9b - code_" #name "\n.popsection\n"); \
 	extern const uint8_t code_##name[], end_##name[];                       \
 	extern const uint32_t at_##name[];                                      \

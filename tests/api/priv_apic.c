@@ -287,7 +287,7 @@ BLOB(msr_twice, "rdmsr\nout %al, $1\nmov %eax, %esi\nmov %edx, %edi\nwrmsr\nout 
 
 static uint64_t msr_host(uint32_t index, int *ok)
 {
-	struct { struct kvm_msrs head; struct kvm_msr_entry e; } m = { .head.nmsrs = 1, .e.index = index };
+	struct { uint32_t nmsrs, pad; struct kvm_msr_entry e; } m = { .nmsrs = 1, .e.index = index };
 
 	*ok = ioctl(t.vcpu, KVM_GET_MSRS, &m) == 1;
 	return m.e.data;

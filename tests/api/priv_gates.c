@@ -80,22 +80,22 @@ T(iret_rip_non_canonical, L, "push $0x10\npush $0x34000\npush $2\npush $0x18\nmo
 T(iret_stack_pf, L, "mov $0x40000000, %esp\n9: iretq", idt_gate(e, PF, K64, 0x8e, 1), PF, 0, WANT(r->sregs.cr2, 0x40000000))
 T(iret_user_keeps_iopl, LU, "pushf\npop %rax\npush $0x2b\npush $0x38000\npush $0x3202\npush $0x3b\nlea 9f(%rip), %rcx\npush %rcx\niretq\n9: ud2", , UD, NOERR,
   WANT(r->flags & 0x3200, 0))
-T(iret_real_vm_ignored, R, "pushl $0x20002\npushl $0x1000\npushl $(9f - base)\niretl\nud2\n9: nop", , OK, NOERR, )
+T(iret_real_vm_ignored, R, "pushl $0x20002\npushl $0x1000\npushl $(9f - 8b)\niretl\nud2\n9: nop", , OK, NOERR, )
 T(iret_cs_np, P32, "push $2\npush $0x70\npush $0\n9: iret", gdt_set(e, FREE, 0x00cf1b000000ffff), NP, FREE, )
 
 /* ---- far JMP, CALL, RET --------------------------------------------------------------------------------- */
-T(jmp_far, P32, "ljmp $8, $(0x10000 + 9f - base)\nud2\n9: nop", , OK, NOERR, )
+T(jmp_far, P32, "ljmp $8, $(0x10000 + 9f - 8b)\nud2\n9: nop", , OK, NOERR, )
 T(jmp_far_null, P32, "9: ljmp $0, $0x10000", , GP, 0, )
 T(jmp_far_data, P32, "9: ljmp $0x10, $0x10000", , GP, KDATA, )
 T(jmp_far_rpl, P32, "9: ljmp $0xb, $0x10000", , GP, K32, )
 T(jmp_far_np, P32, "9: ljmp $0x70, $0x10000", gdt_set(e, FREE, 0x00cf1b000000ffff), NP, FREE, )
 T(jmp_far_limit, P32, "9: ljmp $0x70, $0x10000", gdt_set(e, FREE, 0x00409b0000000fff), GP, 0, )
 T(jmp_far_user_to_kernel, P32U, "9: ljmp $8, $0x10000", , GP, K32, )
-T(jmp_far_conforming, P32U, "ljmp $0x70, $(0x10000 + 9f - base)\n9: ud2", gdt_set(e, FREE, 0x00cf9f000000ffff), UD, NOERR, WANT(r->cs, FREE | 3))
+T(jmp_far_conforming, P32U, "ljmp $0x70, $(0x10000 + 9f - 8b)\n9: ud2", gdt_set(e, FREE, 0x00cf9f000000ffff), UD, NOERR, WANT(r->cs, FREE | 3))
 T(jmp_far_l_and_d, L, "movl $0x10000, 0x20000\nmovw $0x70, 0x20004\n9: ljmp *0x20000", gdt_set(e, FREE, 0x00ef9b000000ffff), GP, FREE, )
-T(call_far, P32, "lcall $8, $(0x10000 + 1f - base)\n1: pop %eax\npop %ebx\n9: nop", , OK, NOERR, WANT(r->regs.rax, CODE + 7); WANT(r->regs.rbx, K32))
-T(retf, P32, "push $8\npush $(0x10000 + 9f - base)\nlret\nud2\n9: nop", , OK, NOERR, )
-T(retf_imm, P32, "push $7\npush $8\npush $(0x10000 + 9f - base)\nlret $4\nud2\n9: nop", , OK, NOERR, WANT(r->regs.rsp, STACK0))
+T(call_far, P32, "lcall $8, $(0x10000 + 1f - 8b)\n1: pop %eax\npop %ebx\n9: nop", , OK, NOERR, WANT(r->regs.rax, CODE + 7); WANT(r->regs.rbx, K32))
+T(retf, P32, "push $8\npush $(0x10000 + 9f - 8b)\nlret\nud2\n9: nop", , OK, NOERR, )
+T(retf_imm, P32, "push $7\npush $8\npush $(0x10000 + 9f - 8b)\nlret $4\nud2\n9: nop", , OK, NOERR, WANT(r->regs.rsp, STACK0))
 T(retf_to_user, P32, "push $0x2b\npush $0x38000\npush $0x33\npush $0x20000\nlret\n9:", *at16(e, DATA) = 0x80cd; USER_GATE(K32), V, ELSEWHERE,
   WANT(r->cs, U32); WANT(r->rip, DATA + 2); WANT(r->sp, STACK3); WANT(r->sregs.ds.unusable, 1))
 T(retf_inward, P32U, "push $8\npush $0x10000\n9: lret", , GP, K32, )
@@ -117,8 +117,8 @@ T(gate_call_64_cs32, L, "movw $0x70, 0x20004\n9: lcall *0x20000", gdt_set(e, FRE
 /* ---- SYSCALL, SYSENTER ------------------------------------------------------------------------------------- */
 static void set_msr(struct env *e, uint32_t index, uint64_t value)
 {
-	struct { struct kvm_msrs head; struct kvm_msr_entry entry; } m = {
-		.head.nmsrs = 1, .entry = { .index = index, .data = value },
+	struct { uint32_t nmsrs, pad; struct kvm_msr_entry entry; } m = { /* struct kvm_msrs */
+		.nmsrs = 1, .entry = { .index = index, .data = value },
 	};
 
 	NEED(ioctl(e->t.vcpu, KVM_SET_MSRS, &m) == 1);
@@ -179,8 +179,8 @@ T(v86_iret_iopl0, V86, "9: iret", e->r.rflags &= ~0x3000ull, GP, 0, )
 T(v86_hlt, V86, "9: hlt", , GP, 0, )
 T(v86_in_bitmap, V86, "in $0x80, %al\n9: ud2", *at8(e, TSS + 0x78) = 1, GP, ELSEWHERE, WANT(r->rip, 0))
 T(v86_mov_cr, V86, "9: mov %cr0, %eax", , GP, 0, )
-T(v86_iret_iopl3, V86, "pushf\npush %cs\npush $(9f - base)\niret\nud2\n9: ud2", , UD, NOERR, WANT(r->flags >> 17 & 1, 1); WANT(r->flags >> 12 & 3, 3))
-T(v86_from_iret, P32, "push $0\npush $0\npush $0\npush $0x2000\npush $0x3400\npush $0x4000\npush $0x23002\npush $0x1000\npush $(9f - base)\niret\n9: .byte 0x0f, 0x0b",
+T(v86_iret_iopl3, V86, "pushf\npush %cs\npush $(9f - 8b)\niret\nud2\n9: ud2", , UD, NOERR, WANT(r->flags >> 17 & 1, 1); WANT(r->flags >> 12 & 3, 3))
+T(v86_from_iret, P32, "push $0\npush $0\npush $0\npush $0x2000\npush $0x3400\npush $0x4000\npush $0x23002\npush $0x1000\npush $(9f - 8b)\niret\n9: .byte 0x0f, 0x0b",
   for (unsigned i = 0; i < 1; i++) (void)0, UD, ELSEWHERE, WANT(r->flags >> 17 & 1, 1); WANT(r->cs, 0x1000); WANT(r->ss, 0x3400))
 /* VME: interrupts redirected to the program, a virtual IF. */
 T(vme_cli, V86, "cli\n9: ud2", e->r.rflags = (e->r.rflags & ~0x3000ull) | 0x80200; e->s.cr4 |= 1, UD, NOERR, WANT(r->flags >> 19 & 1, 0);
@@ -198,22 +198,22 @@ T(pvi_cli, P32U, "sti\ncli\n9: ud2", e->s.cr4 |= 2; e->r.rflags |= 0x80000, UD, 
 T(pvi_sti_vip, P32U, "9: sti", e->s.cr4 |= 2; e->r.rflags |= 0x100000, GP, 0, )
 
 /* ---- from mode to mode ------------------------------------------------------------------------------------------------- */
-T(real_to_protected, R, "cli\nxor %ax, %ax\nmov %ax, %ds\nlgdtl 0xe000\nmov %cr0, %eax\nor $1, %al\nmov %eax, %cr0\nljmpl $8, $(0x10000 + 1f - base)\n"
+T(real_to_protected, R, "cli\nxor %ax, %ax\nmov %ax, %ds\nlgdtl 0xe000\nmov %cr0, %eax\nor $1, %al\nmov %eax, %cr0\nljmpl $8, $(0x10000 + 1f - 8b)\n"
   ".code32\n1: mov $0x10, %eax\nmov %eax, %ds\nmov %eax, %ss\nmovl $0x1234, 0x20000\nmov 0x20000, %ebx\n9: nop",
   *at16(e, 0xe000) = 0xff; *at32(e, 0xe002) = GDT, OK, NOERR, WANT(r->regs.rbx, 0x1234); WANT(r->sregs.cs.db, 1))
-T(protected_to_real, P16, "mov %cr0, %eax\nand $0xfe, %al\nmov %eax, %cr0\nljmp $0x1000, $(1f - base)\n1: mov $0x2000, %ax\nmov %ax, %ds\nmov %ds:0x10, %bx\n9: nop",
+T(protected_to_real, P16, "mov %cr0, %eax\nand $0xfe, %al\nmov %eax, %cr0\nljmp $0x1000, $(1f - 8b)\n1: mov $0x2000, %ax\nmov %ax, %ds\nmov %ds:0x10, %bx\n9: nop",
   gdt_set(e, K16, seg_desc(CODE, 0xffff, 0x9b, 0)); e->s.cs.base = CODE; e->s.cs.limit = 0xffff; e->s.cs.g = 0; e->r.rip = 0; *at16(e, DATA + 0x10) = 0x4321, OK, NOERR,
   WANT(r->regs.rbx & 0xffff, 0x4321); WANT(r->sregs.cs.base, CODE); WANT(r->sregs.cr0 & 1, 0))
 T(unreal, R, "mov $0x20, %ebx\nshl $12, %ebx\nmov (%ebx), %ax\n9: nop", e->s.ds.limit = 0xffffffff; e->s.ds.g = 1; e->s.ds.base = 0; e->s.ds.selector = 0;
   *at16(e, DATA) = 0x77, OK, NOERR, WANT(r->regs.rax & 0xffff, 0x77))
 T(protected_to_long, P32, "mov %cr4, %eax\nbts $5, %eax\nmov %eax, %cr4\nmov $0x1000, %eax\nmov %eax, %cr3\nmov $0xc0000080, %ecx\nrdmsr\nbts $8, %eax\nwrmsr\n"
-  "mov %cr0, %eax\nbts $31, %eax\nmov %eax, %cr0\nljmp $0x18, $(0x10000 + 1f - base)\n.code64\n1: mov $1, %ebx\nshl $40, %rbx\n9: nop",
+  "mov %cr0, %eax\nbts $31, %eax\nmov %eax, %cr0\nljmp $0x18, $(0x10000 + 1f - 8b)\n.code64\n1: mov $1, %ebx\nshl $40, %rbx\n9: nop",
   *at64(e, PML4) = PDPT | 3; *at64(e, PDPT) = 0x83, OK, NOERR, WANT(r->regs.rbx, 1ull << 40); WANT(r->sregs.efer & 0x500, 0x500); WANT(r->sregs.cs.l, 1))
 T(pg_no_pae_lme, P32, "mov $0xc0000080, %ecx\nrdmsr\nbts $8, %eax\nwrmsr\nmov %cr0, %eax\nbts $31, %eax\n9: mov %eax, %cr0", , GP, 0, )
 T(long_to_protected, C, "mov %cr0, %eax\nbtr $31, %eax\nmov %eax, %cr0\nmov $0xc0000080, %ecx\nrdmsr\n9: nop", , OK, NOERR, WANT(r->regs.rax & 0x500, 0x100);
   WANT(r->sregs.efer & 0x400, 0))
 T(long_pg_off_64, L, "mov %cr0, %rax\nbtr $31, %rax\n9: mov %rax, %cr0", , GP, 0, )
-T(long_to_compat_and_back, L, "movl $(0x10000 + 1f - base), 0x20000\nmovw $8, 0x20004\nljmp *0x20000\n.code32\n1: dec %eax\nljmp $0x18, $(0x10000 + 2f - base)\n"
+T(long_to_compat_and_back, L, "movl $(0x10000 + 1f - 8b), 0x20000\nmovw $8, 0x20004\nljmp *0x20000\n.code32\n1: dec %eax\nljmp $0x18, $(0x10000 + 2f - 8b)\n"
   ".code64\n2: .byte 0x48, 0xff, 0xc3\n9: nop", e->r.rax = 1; e->r.rbx = 0xffffffff, OK, NOERR, WANT(r->regs.rax, 0); WANT(r->regs.rbx, 1ull << 32))
 T(pae_paging_on, P32, "mov $0x2000, %eax\nmov %eax, %cr3\nmov %cr4, %eax\nbts $5, %eax\nmov %eax, %cr4\nmov %cr0, %eax\nbts $31, %eax\nmov %eax, %cr0\n"
   "mov 0x40010, %ebx\n9: nop", *at64(e, PDPT) = PD | 1; *at32(e, PAGE + 0x10) = 9, OK, NOERR, WANT(r->regs.rbx, 9))

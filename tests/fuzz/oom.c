@@ -187,8 +187,8 @@ static void eventfds(int vm)
 
 static void routing(int vm)
 {
-	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[2]; } r = {
-		.head.nr = 2,
+	struct { uint32_t nr, flags; struct kvm_irq_routing_entry e[2]; } r = { /* struct kvm_irq_routing */
+		.nr = 2,
 		.e = { { .gsi = 0, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = { 2, 2 } },
 		       { .gsi = 5, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000, .data = 0x40 } } },
 	};

@@ -28,8 +28,9 @@ static unsigned nr_failed, nr_checks;
 _Thread_local struct host_guest_ctx *host_guest_current;
 _Thread_local volatile bool host_kicked;
 
-void host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
+bool host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
 {
+	return true;
 }
 
 void vm_bug(struct vm *vm, const char *what, const char *file, int line)

@@ -30,11 +30,12 @@ static int last_vector = -1;
 _Thread_local struct host_guest_ctx *host_guest_current;
 _Thread_local volatile bool host_kicked;
 
-void host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
+bool host_register_code_fault(const void *start, const void *end, host_code_fault_fn fn)
 {
 	fault_start = start;
 	fault_end = end;
 	fault_fn = fn;
+	return true;
 }
 
 void vm_bug(struct vm *vm, const char *what, const char *file, int line)
@@ -315,7 +316,7 @@ static void load_vcpu(const struct state *s)
 	x87_sync(vcpu);
 	memcpy(a->regs, s->regs, sizeof(a->regs));
 	memcpy(a->fpu.ymm, s->ymm, sizeof(s->ymm));
-	memcpy(a->fpu.fx, s->fx, 512);
+	memcpy(a->fpu.fx, s->fx, sizeof(a->fpu.fx));
 	a->fpu.mxcsr = default_mxcsr;
 	a->rflags = s->rflags;
 }
