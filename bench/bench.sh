@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# SoftKVM beside QEMU TCG, the same QEMU, kernel and guest, in alternating runs:
+# Both engines of SoftKVM beside QEMU TCG, the same QEMU, kernel and guest, in alternating runs:
 # guest instructions per second by kind of code, and the time from QEMU's start to init.
 # ROUNDS (default 3) runs of each; medians. Only ratios carry over to other machines.
 set -u
@@ -11,10 +11,13 @@ out=$build/bench
 rm -rf "$out"
 mkdir -p "$out"
 
-run() { # engine log
+run() { # engine log: tcg, softkvm (the interpreter) or softkvm-dbt
 	local engine=$1 log=$2
 	local cmd=(qemu-system-x86_64 -accel tcg -cpu max)
-	[ "$engine" = softkvm ] && cmd=("$build/softkvm" qemu-system-x86_64 -accel kvm -cpu host)
+	case $engine in
+	softkvm) cmd=(env SOFTKVM_ENGINE=interp "$build/softkvm" qemu-system-x86_64 -accel kvm -cpu host) ;;
+	softkvm-dbt) cmd=(env SOFTKVM_ENGINE=dbt "$build/softkvm" qemu-system-x86_64 -accel kvm -cpu host) ;;
+	esac
 	local start now
 	start=$(date +%s.%N)
 	timeout 600 "${cmd[@]}" -m 512 -nographic -no-reboot -kernel "$build/guest/vmlinuz" \
@@ -42,13 +45,17 @@ for i in $(seq "$rounds"); do
 	native "$out/native.log"
 	run tcg "$out/tcg.log"
 	run softkvm "$out/softkvm.log"
+	run softkvm-dbt "$out/softkvm-dbt.log"
 done
 
-printf '%-18s %10s %10s %10s %14s %14s\n' "" native tcg softkvm softkvm/tcg softkvm/native
+ratio() {
+	awk -v a="$1" -v b="$2" 'BEGIN { if (a + 0 && b + 0) printf "%.3f", a / b; else print "-" }'
+}
+
+printf '%-18s %10s %10s %10s %12s %12s %12s\n' "" native tcg softkvm softkvm-dbt softkvm/tcg dbt/tcg
 for key in mips-alu mips-memory mips-calls mips-vector mips-all seconds-to-init; do
-	n=$(median "$out/native.log" $key) t=$(median "$out/tcg.log" $key) s=$(median "$out/softkvm.log" $key)
-	printf '%-18s %10s %10s %10s %14s %14s\n' "$key" "$n" "$t" "$s" \
-		"$(awk -v a="$s" -v b="$t" 'BEGIN { if (a + 0 && b + 0) printf "%.3f", a / b; else print "-" }')" \
-		"$(awk -v a="$s" -v b="$n" 'BEGIN { if (a + 0 && b + 0) printf "%.4f", a / b; else print "-" }')"
+	n=$(median "$out/native.log" $key) t=$(median "$out/tcg.log" $key)
+	s=$(median "$out/softkvm.log" $key) d=$(median "$out/softkvm-dbt.log" $key)
+	printf '%-18s %10s %10s %10s %12s %12s %12s\n' "$key" "$n" "$t" "$s" "$d" "$(ratio "$s" "$t")" "$(ratio "$d" "$t")"
 done | tee "$out/table.txt"
 echo "mips: millions of guest instructions per second (higher is better); seconds: lower is better"

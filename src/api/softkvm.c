@@ -255,7 +255,7 @@ softkvm_export int softkvm_print_capabilities(int fd)
 	put(j, "{\n  \"version\": \"%s\",\n", softkvm_version());
 	put(j, "  \"api_version\": %d,\n", KVM_API_VERSION);
 	put(j, "  \"guest_architectures\": [\"x86_64\"],\n");
-	put(j, "  \"engines\": [\"interp\"],\n");
+	put(j, "  \"engines\": [\"interp\", \"dbt\"],\n");
 	put_ioctls(j);
 	put_caps(j);
 	put_cpu(j, cpuid);

@@ -210,7 +210,7 @@ class Machine:
     def type(self, text):
         """Keys on the emulated keyboard."""
         names = {" ": "spc", "\n": "ret", "=": "equal", "/": "slash", "-": "minus", ".": "dot", ",": "comma",
-                 "(": "shift-9", ")": "shift-0"}
+                 "(": "shift-9", ")": "shift-0", "_": "shift-minus"}
         for c in text:
             self.hmp("sendkey " + names.get(c, c))
             time.sleep(0.15)
