@@ -661,6 +661,6 @@ int main(int argc, char **argv)
 	}
 	if (argc > 2)
 		base = strtoull(argv[2], NULL, 10);
-	compare(argv[0], argc > 1 ? atoi(argv[1]) : 3000, base);
+	compare(argv[0], argc > 1 ? atoi(argv[1]) : 1500, base);
 	return kvmtest_summary();
 }

@@ -33,6 +33,14 @@ for applet in sh mount cat dmesg uname poweroff reboot sleep grep echo ls dd mkn
 	ln -s busybox "$root/bin/$applet"
 done
 ${CC:-gcc} -O2 -static -pthread -D_GNU_SOURCE -o "$root/bin/guest-tool" "$here/guest-tool.c"
+# virtio-net in the order in which they need each other (softkvm.do=shell: see tests/boot/init).
+mkdir -p "$root/modules"
+n=0
+for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net; do
+	file=$(find "$out/kernel/" -name "$module.ko")
+	n=$((n + 1))
+	cp "$file" "$root/modules/$n-$module.ko"
+done
 cp "$here/init" "$root/init"
 chmod 755 "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$out/initrd.gz.new"

@@ -392,6 +392,22 @@ static void pv_eoi(void **state)
 	assert_int_equal(guest_memory[0x10], 0);
 }
 
+/* Switched off right after the guest has made its EOI by the byte: that EOI counts. */
+static void pv_eoi_off_with_eoi_owed(void **state)
+{
+	struct memslots slots = { 0 };
+
+	assert_int_equal(lapic_set_pv_eoi(cpu, 0x11), 0);
+	ipi(cpu, 0, 0x4041);
+	assert_int_equal(irqchip_get_interrupt(cpu), 0x41);
+	lapic_sync_pv_eoi_to_guest(cpu);
+	guest_memory[0x10] = 0;
+	cpu->slots = &slots; /* in guest mode: the MSR is written by the guest */
+	assert_int_equal(lapic_set_pv_eoi(cpu, 0), 0);
+	cpu->slots = NULL;
+	assert_int_equal(apic_highest_vector(cpu->arch.apic, APIC_ISR), -1);
+}
+
 static void lint_and_watchdog(void **state)
 {
 	apic_write32(vm->vcpus[1], APIC_LVT0, 0x400);
@@ -415,6 +431,7 @@ int main(void)
 		T(aliases_and_mixtures), T(x2apic_modes), T(many_cpus_in_clusters),
 		T(hotplugged_cpu_is_found), T(state_round_trip), T(x2apic_id_format), T(hostile_state),
 		T(one_shot), T(periodic), T(tsc_deadline), T(timer_survives_restore), T(pv_eoi),
+		T(pv_eoi_off_with_eoi_owed),
 		T(lint_and_watchdog),
 	};
 

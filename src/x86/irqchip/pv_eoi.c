@@ -24,6 +24,9 @@ int lapic_set_pv_eoi(struct vcpu *vcpu, u64 msr)
 {
 	if (msr & 2)
 		return 1; /* the byte's word must be aligned to 4 */
+	/* Before the old byte is forgotten: the guest may have counted on it already. (Outside guest mode nothing is owed.) */
+	if (vcpu->slots)
+		lapic_sync_pv_eoi_from_guest(vcpu);
 	vcpu->arch.msr.kvm_pv_eoi = msr;
 	if (vcpu->arch.apic && !(msr & PV_EOI_ENABLED))
 		vcpu->arch.apic->pv_eoi_pending = false;
