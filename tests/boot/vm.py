@@ -208,12 +208,14 @@ class Machine:
         return self.qmp("human-monitor-command", **{"command-line": line})
 
     def type(self, text):
-        """Keys on the emulated keyboard."""
+        """Keys on the emulated keyboard. The console is read meanwhile: QEMU drops what it cannot write."""
         names = {" ": "spc", "\n": "ret", "=": "equal", "/": "slash", "-": "minus", ".": "dot", ",": "comma",
                  "(": "shift-9", ")": "shift-0", "_": "shift-minus"}
         for c in text:
             self.hmp("sendkey " + names.get(c, c))
-            time.sleep(0.15)
+            end = time.time() + 0.15
+            while time.time() < end and self.pump(0.05):
+                pass
 
     def migrate_done(self):
         while self.left():
@@ -222,5 +224,5 @@ class Machine:
                 return
             if status in ("failed", "cancelled"):
                 raise Failed("migration " + status)
-            time.sleep(0.2)
+            self.pump(0.2)
         raise Failed("migration does not end")

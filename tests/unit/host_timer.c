@@ -19,6 +19,14 @@ static void note(struct vm_timer *t)
 	fired_at[fired++ % 64] = t->deadline_ns;
 }
 
+/* Until *word reaches n, however loaded the machine is; then a little longer, for one too many. */
+static void wait_for(_Atomic u32 *word, u32 n)
+{
+	for (int i = 0; i < 10000 && *word < n; i++)
+		usleep(1000);
+	usleep(20000);
+}
+
 static void test_order(void)
 {
 	struct vm_timer t[32];
@@ -31,11 +39,13 @@ static void test_order(void)
 	}
 	for (unsigned i = 0; i < 32; i += 4)
 		vm_timer_cancel(&t[i]);
-	usleep(60000);
+	wait_for(&fired, 24);
 	CHECK(fired == 24);
 	for (unsigned i = 1; i < 24; i++)
 		CHECK(fired_at[i] >= fired_at[i - 1]);
 }
+
+static _Atomic u32 started;
 
 static void rearm(struct vm_timer *t)
 {
@@ -45,6 +55,7 @@ static void rearm(struct vm_timer *t)
 
 static void slow(struct vm_timer *t)
 {
+	started++;
 	usleep(30000);
 	fired++;
 }
@@ -56,17 +67,18 @@ static void test_rearm_and_cancel(void)
 	fired = 0;
 	vm_timer_init(&t, timers, rearm);
 	vm_timer_arm(&t, host_now_ns());
-	usleep(60000);
+	wait_for(&fired, 20);
 	CHECK(fired == 20 && !t.heap_index);
-	fired = 0;
+	fired = started = 0;
 	vm_timer_init(&t, timers, slow);
 	vm_timer_arm(&t, 0);
-	usleep(10000);
+	for (int i = 0; i < 10000 && !started; i++)
+		usleep(1000);
 	vm_timer_cancel(&t);
 	CHECK(fired == 1); /* waited for it */
 	vm_timer_arm(&t, host_now_ns() + 1000 * MS);
 	vm_timer_arm(&t, host_now_ns() + 5 * MS);
-	usleep(60000);
+	wait_for(&fired, 2);
 	CHECK(fired == 2);
 	vm_timer_arm(&t, ~0ull);
 	vm_timer_cancel(&t);
