@@ -1,21 +1,23 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Install the Debian packages that building, testing or the demo need.
-#	tools/install-deps.sh build|test|demo|bench|deb
+#	tools/install-deps.sh build|test|demo|bench|machines|deb
 # Does nothing (and needs no root) when everything is there.
 set -eu
 
 build="gcc make pkg-config libc6-dev libzydis-dev libzycore-dev libgit2-dev libgmime-3.0-dev"
 demo="$build bc qemu-system-x86 seabios busybox-static cpio gzip"
 test="$demo clang libcmocka-dev libclang-rt-14-dev git python3 shellcheck mandoc procps util-linux"
+machines="$test e2fsprogs qemu-utils gdb grub-common grub-pc-bin grub-rescue-pc debootstrap"
 
 case "${1:-build}" in
 build) packages=$build ;;
 demo) packages=$demo ;;
 bench) packages=$demo ;;
+machines) packages=$machines ;;
 deb) packages="$demo debhelper dpkg-dev lintian man-db python3" ;;
 test) packages=$test ;;
-*) echo "usage: $0 build|test|demo|bench|deb" >&2; exit 2 ;;
+*) echo "usage: $0 build|test|demo|bench|machines|deb" >&2; exit 2 ;;
 esac
 
 missing=
