@@ -8,12 +8,15 @@ set -eu
 build="gcc make pkg-config libc6-dev libzydis-dev libzycore-dev libgit2-dev libgmime-3.0-dev"
 demo="$build bc qemu-system-x86 seabios busybox-static cpio gzip"
 test="$demo clang libcmocka-dev libclang-rt-14-dev git python3 shellcheck mandoc procps util-linux"
-machines="$test e2fsprogs qemu-utils gdb grub-common grub-pc-bin grub-rescue-pc debootstrap"
+bench="$demo python3 perl gawk sed grep coreutils gzip bzip2 xz-utils sqlite3 bash zlib1g-dev libsqlite3-dev \
+liblua5.4-dev libpcre2-dev libssl-dev"
+machines="$test e2fsprogs qemu-utils gdb grub-common grub-pc-bin grub-rescue-pc debootstrap
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
 
 case "${1:-build}" in
 build) packages=$build ;;
 demo) packages=$demo ;;
-bench) packages=$demo ;;
+bench) packages=$bench ;;
 machines) packages=$machines ;;
 deb) packages="$demo debhelper dpkg-dev lintian man-db python3" ;;
 test) packages=$test ;;

@@ -399,6 +399,47 @@ static struct kvm_file *hash_get(const struct identity *id, int fd)
 	return file;
 }
 
+/* fd is no longer what its slot says. Takes over the caller's reference. */
+static coldpath void drop_stale(int fd, struct kvm_file *file)
+{
+	struct kvm_file *expected = file;
+
+	if (owned() && atomic_compare_exchange_strong(slot(fd), &expected, NULL) &&
+	    file->mm == host_mm_id())
+		fd_put(file);
+	fd_put(file);
+}
+
+/* The slot's reference goes if fd is not what the slot says. */
+static void drop_if_closed(int fd, struct kvm_file *file)
+{
+	struct identity id;
+
+	if (identify(fd, &id) && same(file, &id, fd))
+		return;
+	atomic_fetch_add(&file->refs, 1);
+	drop_stale(fd, file);
+}
+
+/* Whoever enters a number after close() has detached it is seen here, or sees that it is closed: never neither. */
+void fd_closed(int fd)
+{
+	struct kvm_file *file = slot_get(fd);
+
+	if (unlikely(file)) {
+		drop_if_closed(fd, file);
+		fd_put(file);
+	}
+}
+
+void fd_closed_range(unsigned first, unsigned last)
+{
+	for (unsigned c = first >> CHUNK_BITS; c < NR_CHUNKS && c <= last >> CHUNK_BITS; c++)
+		for (unsigned fd = c << CHUNK_BITS; atomic_load(&chunks[c]) && fd < (c + 1) << CHUNK_BITS; fd++)
+			if (fd >= first && fd <= last)
+				fd_closed(fd);
+}
+
 static coldpath struct kvm_file *fd_get_slow(int fd, const struct identity *id)
 {
 	struct kvm_file *file = hash_get(id, fd);
@@ -410,19 +451,10 @@ static coldpath struct kvm_file *fd_get_slow(int fd, const struct identity *id)
 		atomic_fetch_add(&file->refs, 1);
 		if (!slot_set(fd, file))
 			fd_put(file);
+		else
+			drop_if_closed(fd, file);
 	}
 	return file;
-}
-
-/* fd is no longer what its slot says. Takes over the caller's reference. */
-static coldpath void drop_stale(int fd, struct kvm_file *file)
-{
-	struct kvm_file *expected = file;
-
-	if (owned() && atomic_compare_exchange_strong(slot(fd), &expected, NULL) &&
-	    file->mm == host_mm_id())
-		fd_put(file);
-	fd_put(file);
 }
 
 struct kvm_file *fd_get(int fd)

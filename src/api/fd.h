@@ -95,6 +95,9 @@ int fd_check_alive(const struct kvm_file *file);
 struct kvm_file *fd_detach(int fd);
 void fd_reattach(int fd, struct kvm_file *file);
 void fd_note_dup(int old_fd, int new_fd);
+/* After the real close(): a look-up that came between may have entered the number again. */
+void fd_closed(int fd);
+void fd_closed_range(unsigned first, unsigned last);
 /* Detach and put all known descriptors in [first, last]. */
 void fd_detach_range(unsigned first, unsigned last);
 

@@ -63,6 +63,7 @@ softkvm_export int softkvm_close(int fd)
 	struct kvm_file *file = fd_detach(fd);
 	long r = host_syscall(SYS_close, fd, 0, 0, 0);
 
+	fd_closed(fd);
 	fd_put(file);
 	return answer(r);
 }

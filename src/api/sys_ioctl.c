@@ -182,8 +182,8 @@ u64 supported_xcr0(void)
 
 long do_kvm_x86_get_mce_cap_supported(void *arg)
 {
-	/* MCG_CTL_P, MCG_SER_P */
-	u64 cap = BIT_ULL(8) | BIT_ULL(24);
+	/* MCG_CTL_P, MCG_CMCI_P, MCG_SER_P */
+	u64 cap = BIT_ULL(8) | BIT_ULL(10) | BIT_ULL(24);
 
 	memcpy(arg, &cap, sizeof(cap));
 	return 0;

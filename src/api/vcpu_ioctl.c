@@ -11,6 +11,7 @@
 #include "host/host.h"
 #include "kvm/guest_memfd.h"
 #include "x86/cr.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/mmu.h"
 #include "x86/msr.h"
@@ -275,6 +276,7 @@ long do_kvm_set_vapic_addr(struct vcpu *vcpu, void *arg)
 /* ---- machine checks ----------------------------------------------------------------- */
 
 #define MCG_CTL_P BIT_ULL(8)
+#define MCG_CMCI_P BIT_ULL(10)
 #define MCG_SER_P BIT_ULL(24)
 #define MCG_STATUS_MCIP BIT_ULL(2)
 #define MCI_VAL BIT_ULL(63)
@@ -291,15 +293,18 @@ long do_kvm_x86_setup_mce(struct vcpu *vcpu, void *arg)
 	u64 cap = *(const __u64 *)arg;
 	unsigned banks = cap & 0xff;
 
-	if (!banks || banks > MCE_BANKS_MAX || (cap & ~(MCG_CTL_P | MCG_SER_P | 0xff00ffull)))
+	if (!banks || banks > MCE_BANKS_MAX || (cap & ~(MCG_CTL_P | MCG_CMCI_P | MCG_SER_P | 0xff00ffull)))
 		return -EINVAL;
 	if (!mce_banks_get(vcpu))
 		return -ENOMEM;
 	m->mcg_cap = cap;
 	if (cap & MCG_CTL_P)
 		m->mcg_ctl = ~0ull;
-	for (unsigned i = 0; i < banks; i++)
+	for (unsigned i = 0; i < banks; i++) {
 		m->mce_banks[i * MCI_REGS + MCI_CTL] = ~0ull;
+		if (cap & MCG_CMCI_P)
+			m->mce_banks[MCE_CTL2 + i] = 0;
+	}
 	return 0;
 }
 
@@ -308,6 +313,20 @@ static void mce_log(u64 *bank, const struct kvm_x86_mce *mce)
 	bank[MCI_STATUS] = mce->status | (bank[MCI_STATUS] & MCI_VAL ? MCI_OVER : 0);
 	bank[MCI_ADDR] = mce->addr;
 	bank[MCI_MISC] = mce->misc;
+}
+
+/* Uncorrected, no action needed: logged without an exception, and an interrupt if the bank asks for one. */
+static void mce_ucna(struct vcpu *vcpu, u64 *bank, const struct kvm_x86_mce *mce)
+{
+	struct x86_msrs *m = &vcpu->arch.msr;
+
+	bank[MCI_STATUS] = mce->status;
+	bank[MCI_ADDR] = mce->addr;
+	bank[MCI_MISC] = mce->misc;
+	m->mcg_status = 0;
+	if (vcpu->arch.apic && (m->mcg_cap & MCG_CMCI_P) &&
+	    (m->mce_banks[MCE_CTL2 + mce->bank] & MCI_CTL2_CMCI_EN))
+		lapic_deliver_cmci(vcpu);
 }
 
 static void mce_raise(struct vcpu *vcpu, u64 *bank, const struct kvm_x86_mce *mce)
@@ -337,12 +356,8 @@ long do_kvm_x86_set_mce(struct vcpu *vcpu, void *arg)
 		return -ENOMEM;
 	bank = &m->mce_banks[mce->bank * MCI_REGS];
 
-	/* Uncorrected, no action needed: logged without an exception. */
 	if (uc && !mce->mcg_status && !(mce->status & (MCI_PCC | MCI_S | MCI_AR))) {
-		bank[MCI_STATUS] = mce->status;
-		bank[MCI_ADDR] = mce->addr;
-		bank[MCI_MISC] = mce->misc;
-		m->mcg_status = 0;
+		mce_ucna(vcpu, bank, mce);
 		return 0;
 	}
 	if (uc) {
@@ -452,12 +467,27 @@ long do_kvm_enable_cap(struct vcpu *vcpu, void *arg)
 {
 	const struct kvm_enable_cap *cap = arg;
 
-	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+	if (cap->flags)
 		return -EINVAL;
-	vcpu->arch.pv_enforce = cap->args[0];
-	if (vcpu->arch.cpuid_nent)
-		cpuid_updated(vcpu);
-	return 0;
+	switch (cap->cap) {
+	case KVM_CAP_HYPERV_SYNIC2:
+		if (cap->args[0])
+			return -EINVAL;
+		return hyperv_enable_synic(vcpu, true);
+	case KVM_CAP_HYPERV_SYNIC:
+		return hyperv_enable_synic(vcpu, false);
+	case KVM_CAP_HYPERV_ENFORCE_CPUID:
+		return hyperv_enforce_cpuid(vcpu, cap->args[0]);
+	case KVM_CAP_HYPERV_ENLIGHTENED_VMCS:	/* for nested virtualization */
+	case KVM_CAP_HYPERV_DIRECT_TLBFLUSH:
+		return -ENOTTY;
+	case KVM_CAP_ENFORCE_PV_FEATURE_CPUID:
+		vcpu->arch.pv_enforce = cap->args[0];
+		if (vcpu->arch.cpuid_nent)
+			cpuid_updated(vcpu);
+		return 0;
+	}
+	return -EINVAL;
 }
 
 /* No nested virtualization. */

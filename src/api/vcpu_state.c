@@ -10,6 +10,7 @@
 #include "api/ioctl.h"
 #include "host/access.h"
 #include "host/host.h"
+#include "x86/hyperv.h"
 #include "x86/state.h"
 
 #define MSRS_MAX 256		/* KVM_GET/SET_MSRS take fewer than this */
@@ -69,9 +70,15 @@ long do_kvm_set_msrs(struct vcpu *vcpu, void *arg)
 	if (r)
 		return r;
 	guest_access_begin(vcpu, &ga);
-	for (i = 0; i < args.nmsrs; i++)
-		if (msr_write(vcpu, args.entries[i].index, args.entries[i].data, true))
+	for (i = 0; i < args.nmsrs; i++) {
+		int refused;
+
+		do {
+			refused = msr_write(vcpu, args.entries[i].index, args.entries[i].data, true);
+		} while (refused && guest_access_kicked(vcpu, &ga));
+		if (refused)
 			break;
+	}
 	guest_access_end(vcpu, &ga);
 	return i;
 }
@@ -153,6 +160,8 @@ static long cpuid_set(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entries, u32 n
 		return r;
 	}
 	r = cpuid_check(entries, nent);
+	if (!r)
+		r = hyperv_prepare_cpuid(vcpu, entries, nent);
 	if (r) {
 		free(entries);
 		return r;
@@ -248,6 +257,34 @@ long do_kvm_get_cpuid2(struct vcpu *vcpu, void *arg)
 			return -EFAULT;
 	}
 	return host_copy(user, &head, sizeof(head)) ? -EFAULT : 0;
+}
+
+/* What Hyper-V's leaves can offer: a list of fixed length. */
+static long get_hv_cpuid(struct vcpu *vcpu, struct kvm_cpuid2 *user)
+{
+	struct kvm_cpuid_entry2 entries[HYPERV_CPUID_ENTRIES];
+	struct { __u32 nent, padding; } head;
+
+	if (!host_copy_user(&head, user, sizeof(head)))
+		return -EFAULT;
+	if (head.nent < HYPERV_CPUID_ENTRIES)
+		return -E2BIG;
+	head.nent = HYPERV_CPUID_ENTRIES;
+	hyperv_cpuid_supported(vcpu, entries);
+	if (!host_copy_user(user_field(user, entries), entries, sizeof(entries)) ||
+	    !host_copy_user(user, &head, sizeof(head)))
+		return -EFAULT;
+	return 0;
+}
+
+long do_kvm_get_supported_hv_cpuid(struct vcpu *vcpu, void *arg)
+{
+	return get_hv_cpuid(vcpu, arg);
+}
+
+long do_kvm_sys_get_supported_hv_cpuid(void *arg)
+{
+	return get_hv_cpuid(NULL, arg);
 }
 
 /* ---- XSAVE2, signal mask --------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include "kvm/dirty_ring.h"
 #include "kvm/guest_memfd.h"
 #include "kvm/move.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/msr_filter.h"
 #include "x86/pvclock.h"
@@ -181,6 +182,11 @@ long do_kvm_ioeventfd(struct vm *vm, void *arg)
 long do_kvm_irqfd(struct vm *vm, void *arg)
 {
 	return vm_irqfd(vm, arg);
+}
+
+long do_kvm_hyperv_eventfd(struct vm *vm, void *arg)
+{
+	return vm_hyperv_eventfd(vm, arg);
 }
 
 /* No device type is registered; so also under KVM_CREATE_DEVICE_TEST. */

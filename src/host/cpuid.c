@@ -42,6 +42,19 @@ bool host_is_amd(void)
 	return host_vendor() == VENDOR_AMD;
 }
 
+/* As KVM asks it: "forceoff" and "notsupported" say no for good, everything else may change. */
+bool host_smt_possible(void)
+{
+	char text[13] = "";
+	long fd = host_syscall(SYS_open, "/sys/devices/system/cpu/smt/control", O_RDONLY | O_CLOEXEC, 0, 0);
+
+	if (fd < 0)
+		return true;
+	host_syscall(SYS_read, fd, text, sizeof(text) - 1, 0);
+	host_syscall(SYS_close, fd, 0, 0, 0);
+	return strncmp(text, "forceoff", 8) && strncmp(text, "notsupported", 12);
+}
+
 /* ---- what the kernel says about this CPU's vulnerabilities ------------------------- */
 
 static bool not_affected(const char *name)

@@ -149,6 +149,7 @@ void host_cpuid(u32 leaf, u32 subleaf, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx);
 bool host_is_intel(void);
 bool host_is_amd(void);		/* or Hygon */
 u32 host_mxcsr_mask(void);	/* bits of MXCSR that may be set */
+bool host_smt_possible(void);	/* two threads may share a core, now or later */
 u64 host_xcr0(void);		/* 0: the kernel has not enabled XSAVE */
 /* IA32_ARCH_CAPABILITIES "not affected" bits, as far as the kernel tells programs. */
 u64 host_arch_capabilities(void);

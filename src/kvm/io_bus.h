@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Guest addresses that something in the library consumes: ioeventfds and
- * coalesced zones. Private to src/kvm.
+ * coalesced zones. Private to src/kvm, but for eventfd_ref.
  *
  * A bus is an immutable sorted array, replaced as a whole under slots_lock.
  * Readers are vCPU threads in guest mode, which take no lock; what they may

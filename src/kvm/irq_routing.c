@@ -31,6 +31,10 @@ static int check_entry(struct vm *vm, const struct kvm_irq_routing_entry *e)
 		if (e->flags & ~KVM_MSI_VALID_DEVID)
 			return -EINVAL;
 		break;
+	case KVM_IRQ_ROUTING_HV_SINT:
+		if (e->flags)
+			return -EINVAL;
+		break;
 	default:
 		return -EINVAL;
 	}
@@ -236,6 +240,43 @@ int irq_routing_pin_to_gsi(struct vm *vm, unsigned irqchip, unsigned pin)
 	return rt->pin_gsi[irqchip][pin];
 }
 
+/* The next entry from *e on that routes to a synthetic interrupt, or NULL. irq_lock held. */
+static const struct kvm_irq_routing_entry *next_sint(struct vm *vm, const struct kvm_irq_routing_entry *e)
+{
+	const struct irq_routing *rt = atomic_load(&vm->routing);
+
+	if (!rt)
+		return NULL;
+	e = e ? e + 1 : rt->entries;
+	for (; e < rt->entries + rt->first[rt->nr_gsi]; e++)
+		if (e->type == KVM_IRQ_ROUTING_HV_SINT)
+			return e;
+	return NULL;
+}
+
+static bool any_sint_notifier(struct vm *vm)
+{
+	const struct kvm_irq_routing_entry *e = NULL;
+
+	while ((e = next_sint(vm, e)))
+		if (irqfd_has_resampler(vm, e->gsi))
+			return true;
+	return false;
+}
+
+void vm_notify_acked_sint(struct vm *vm, u32 vp_index, u32 sint)
+{
+	const struct kvm_irq_routing_entry *e = NULL;
+
+	if (!atomic_load(&vm->notifier_sints))
+		return;
+	pthread_mutex_lock(&vm->irq_lock);
+	while ((e = next_sint(vm, e)))
+		if (e->u.hv_sint.vcpu == vp_index && e->u.hv_sint.sint == sint)
+			irqfd_resample(vm, e->gsi);
+	pthread_mutex_unlock(&vm->irq_lock);
+}
+
 void irq_notifiers_changed(struct vm *vm)
 {
 	for (unsigned chip = 0; chip < NR_IRQCHIPS; chip++) {
@@ -250,6 +291,7 @@ void irq_notifiers_changed(struct vm *vm)
 		}
 		atomic_store(&vm->notifier_pins[chip], pins);
 	}
+	atomic_store(&vm->notifier_sints, any_sint_notifier(vm));
 }
 
 bool vm_irq_has_notifier(struct vm *vm, unsigned irqchip, unsigned pin)

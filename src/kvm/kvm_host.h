@@ -92,6 +92,9 @@ enum vcpu_request {
 	KVM_REQ_SYNC,		/* acknowledge a vm_sync_vcpus() boundary, nothing else */
 	KVM_REQ_CODE_PAGE,	/* drop write tags: a page now holds code of another vCPU, or that code was written */
 	KVM_REQ_STOP,		/* another thread wants this vCPU out of KVM_RUN: EINTR */
+	KVM_REQ_HV_EXIT,	/* x86/hyperv: an MSR write that the client is to hear of has retired */
+	KVM_REQ_HV_STIMER,	/* x86/hyperv: a synthetic timer wants to be looked at */
+	KVM_REQ_HV_FLUSH,	/* x86/hyperv: wait until other vCPUs have flushed their TLBs */
 };
 
 /* Where a vCPU's thread is; written by that thread, read by vm_sync_vcpus(). */
@@ -161,6 +164,7 @@ struct vm {
 	pthread_mutex_t coalesced_lock;	/* producers of the ring; leaf */
 	struct list_head coalesced_zones, ioeventfds, irqfds;
 	_Atomic u32 notifier_pins[3];	/* per KVM_IRQCHIP_*: pins whose EOI somebody wants; written under irq_lock */
+	_Atomic bool notifier_sints;	/* the same of synthetic interrupts: any at all */
 	_Atomic u32 sync_waiters, sync_futex; /* vm_sync_vcpus() asleep; bumped when a vCPU passes a boundary */
 	u32 vcpus_capacity;
 	u32 max_halt_poll_ns;		/* KVM_CAP_HALT_POLL, stored only */
@@ -235,6 +239,11 @@ void vm_make_all_request(struct vm *vm, enum vcpu_request req);
  * in a host page fault with a signal rather than waiting for them (docs/hazards).
  */
 void vm_sync_vcpus(struct vm *vm, enum vcpu_request req);
+/*
+ * The same for those of mask (a bit per index), by a vCPU's thread on behalf of its guest: self is outside guest mode, and the
+ * request has been made. Two may wait for each other. No locks but vcpu->mutex.
+ */
+void vcpu_sync_others(struct vcpu *self, const u64 *mask, enum vcpu_request req);
 /* The vCPU's thread: enter/leave the region in which it may touch guest memory. */
 void vcpu_enter_guest_mode(struct vcpu *vcpu);
 void vcpu_leave_guest_mode(struct vcpu *vcpu);
@@ -283,6 +292,8 @@ int vm_send_msi(struct vm *vm, const struct kvm_msi *msi);
 #define KVM_IRQ_SOURCE_PIT 2
 /* An EOI reached pin of irqchip (KVM_IRQCHIP_*): fires resamplefds and ack notifiers. irq_lock not held. */
 void vm_notify_acked_irq(struct vm *vm, unsigned irqchip, unsigned pin);
+/* The same for a synthetic interrupt of the vCPU with this index. */
+void vm_notify_acked_sint(struct vm *vm, u32 vp_index, u32 sint);
 /* True if some resampler wants EOIs of that pin. */
 bool vm_irq_has_notifier(struct vm *vm, unsigned irqchip, unsigned pin);	/* lock-free */
 

@@ -107,6 +107,20 @@ void vm_sync_vcpus(struct vm *vm, enum vcpu_request req)
 	vm->stat.remote_tlb_flush++;
 }
 
+void vcpu_sync_others(struct vcpu *self, const u64 *mask, enum vcpu_request req)
+{
+	struct vm *vm = self->vm;
+	struct vcpu *vcpu;
+	u32 i;
+
+	atomic_fetch_add(&vm->sync_waiters, 1);
+	atomic_thread_fence(memory_order_seq_cst); /* invariant 1 */
+	vm_for_each_vcpu(vm, vcpu, i)
+		if (vcpu != self && (mask[i / 64] & BIT_ULL(i % 64)))
+			sync_one(vm, vcpu, BIT_ULL(req));
+	atomic_fetch_sub(&vm->sync_waiters, 1);
+}
+
 void vcpu_enter_guest_mode(struct vcpu *vcpu)
 {
 	struct memslots *slots;

@@ -94,6 +94,7 @@ long shim_close(int fd)
 	struct kvm_file *file = fd_detach(fd);
 	long r = host_syscall(SYS_close, fd, 0, 0, 0);
 
+	fd_closed(fd);
 	fd_put(file);
 	return r;
 }
@@ -107,13 +108,19 @@ shim_public int close(int fd)
 
 long shim_close_range(unsigned first, unsigned last, unsigned flags)
 {
+	bool closes = !flags && first <= last && !host_syscall(SYS_close_range, ~0u, ~0u, 0, 0);
+	long r;
+
 	/*
 	 * Setting close-on-exec closes nothing; an unshared table leaves the others' descriptors open; a
 	 * kernel before 5.9, which the second call finds out about, does nothing either.
 	 */
-	if (!flags && first <= last && !host_syscall(SYS_close_range, ~0u, ~0u, 0, 0))
+	if (closes)
 		fd_detach_range(first, last);
-	return host_syscall(SYS_close_range, first, last, flags, 0);
+	r = host_syscall(SYS_close_range, first, last, flags, 0);
+	if (closes)
+		fd_closed_range(first, last);
+	return r;
 }
 
 shim_public int close_range(unsigned int first, unsigned int last, int flags)

@@ -5,6 +5,7 @@
 
 #include "host/host.h"
 #include "x86/cr.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/mmu.h"
 #include "x86/msr.h"
@@ -38,6 +39,7 @@ void arch_vm_destroy(struct vm *vm)
 	irqchip_destroy(vm);
 	mmu_shared_code_destroy(vm);
 	pthread_mutex_unlock(&vm->lock);
+	hyperv_vm_destroy(vm);
 	pthread_mutex_destroy(&vm->arch.clock_lock);
 }
 
@@ -80,6 +82,7 @@ void arch_vcpu_destroy(struct vcpu *vcpu)
 		interp_destroy(vcpu);
 	if (a->mmu)
 		mmu_destroy(vcpu);
+	hyperv_vcpu_destroy(vcpu);
 	if (a->apic)
 		lapic_destroy(vcpu);
 	free(a->mmio.accesses);

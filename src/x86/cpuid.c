@@ -14,9 +14,11 @@
 #include <string.h>
 
 #include "host/host.h"
+#include "kvm/api_level.h"
 #include "kvm/kvm_host.h"
 #include "kvm/trace.h"
 #include "x86/cr.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/x86.h"
 
@@ -78,8 +80,10 @@ static const struct leaf_mask mask_7_1_eax = {
 };
 
 static const struct leaf_mask mask_d_1_eax = {
-	.both = B(0),	/* XSAVEOPT */
+	.both = B(0) | B(1) | B(2) | B(3), /* XSAVEOPT, XSAVEC, XGETBV with ECX = 1, XSAVES */
 };
+
+#define XSAVE_COMPACTS (B(1) | B(3)) /* XSAVEC, XSAVES: EBX tells the size */
 
 static const struct leaf_mask mask_ext1_ecx = {
 	.both = B(0) | B(5) | B(8),	/* LAHF, LZCNT, PREFETCHW */
@@ -145,6 +149,9 @@ static void add_leaf_1(struct builder *b)
 	struct kvm_cpuid_entry2 *e = add_host(b, 1, 0, false);
 
 	apply(&e->ecx, &mask_1_ecx);
+	/* It depends on an in-kernel APIC, which nobody knows of here: KVM_CAP_TSC_DEADLINE_TIMER tells instead. */
+	if (kvm_api_level() < KVM_API_6_18)
+		e->ecx &= ~B(24);
 	apply(&e->edx, &mask_1_edx);
 	if (!(b->xcr0 & XFEATURE_AVX))
 		e->ecx &= ~AVX_1_ECX;
@@ -201,7 +208,9 @@ static void add_leaf_d(struct builder *b)
 	e->edx = b->xcr0 >> 32;
 	e = add_host(b, 0xd, 1, true);
 	apply(&e->eax, &mask_d_1_eax);
-	e->ebx = e->ecx = e->edx = 0;
+	/* Compacted: no gaps in our features, and no supervisor ones. */
+	e->ebx = e->eax & XSAVE_COMPACTS ? xstate_size(b->xcr0) : 0;
+	e->ecx = e->edx = 0;
 	if (b->xcr0 & XFEATURE_AVX) {
 		e = add(b, 0xd, 2, true);
 		e->eax = 256;	/* upper halves of YMM0-15 */
@@ -310,6 +319,7 @@ static void add_paravirt(struct builder *b)
 	add(b, KVM_CPUID_FEATURES, 0, false)->eax =
 		B(KVM_FEATURE_CLOCKSOURCE) | B(KVM_FEATURE_NOP_IO_DELAY) |
 		B(KVM_FEATURE_CLOCKSOURCE2) | B(KVM_FEATURE_STEAL_TIME) | B(KVM_FEATURE_PV_EOI) |
+		B(KVM_FEATURE_ASYNC_PF) | B(KVM_FEATURE_ASYNC_PF_VMEXIT) | B(KVM_FEATURE_ASYNC_PF_INT) |
 		B(KVM_FEATURE_PV_UNHALT) | B(KVM_FEATURE_PV_SEND_IPI) |
 		B(KVM_FEATURE_POLL_CONTROL) | B(KVM_FEATURE_PV_SCHED_YIELD) |
 		B(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
@@ -421,8 +431,12 @@ static void apply_state(struct vcpu *vcpu, u32 function, u32 index, u32 *eax, u3
 	case 0xd:
 		if (index == 0)
 			*ebx = xstate_size(vcpu->arch.xcr0);
-		else if (index == 1 && (*eax & (BIT(1) | BIT(3)))) /* compacted: no gaps in our features */
+		else if (index == 1 && (*eax & XSAVE_COMPACTS))
 			*ebx = xstate_size(vcpu->arch.xcr0 | vcpu->arch.msr.ia32_xss);
+		break;
+	case 0x80000007:
+		if (hyperv_invtsc_suppressed(vcpu))
+			*edx &= ~BIT(8);
 		break;
 	}
 }
@@ -531,4 +545,5 @@ void cpuid_updated(struct vcpu *vcpu)
 	vcpu->arch.guest_supported_xcr0 =
 		e ? (e->eax | (u64)e->edx << 32) & supported_xcr0() : 0;
 	vcpu->arch.pv_features = pv_features(vcpu);
+	hyperv_cpuid_updated(vcpu);
 }

@@ -11,6 +11,7 @@
 
 #include "host/host.h"
 #include "kvm/trace.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/pvclock.h"
 
@@ -107,6 +108,13 @@ static unsigned hypercall_length(struct vcpu *vcpu)
 	return i < n && i + HYPERCALL_BYTES <= 15 ? i + HYPERCALL_BYTES : HYPERCALL_BYTES;
 }
 
+void hypercall_wait_for_userspace(struct vcpu *vcpu, enum hypercall_exit kind)
+{
+	vcpu->arch.hypercall_exit = kind;
+	vcpu->arch.hypercall_rip = linear_rip(vcpu);
+	vcpu->arch.hypercall_len = hypercall_length(vcpu);
+}
+
 static enum exec hc_map_gpa_range(struct vcpu *vcpu, struct hypercall *hc)
 {
 	struct kvm_run *run = vcpu->run;
@@ -125,9 +133,7 @@ static enum exec hc_map_gpa_range(struct vcpu *vcpu, struct hypercall *hc)
 	run->hypercall.args[1] = pages;
 	run->hypercall.args[2] = hc->a[2];
 	run->hypercall.longmode = hc->wide;
-	vcpu->arch.hypercall_exit = true;
-	vcpu->arch.hypercall_rip = linear_rip(vcpu);
-	vcpu->arch.hypercall_len = hypercall_length(vcpu);
+	hypercall_wait_for_userspace(vcpu, HYPERCALL_EXIT_KVM);
 	return EXEC_EXIT;
 }
 
@@ -156,11 +162,19 @@ static void hypercall_fetch(struct vcpu *vcpu, struct hypercall *hc)
 	hc->ret = -KVM_ENOSYS;
 }
 
+static void hypercall_result(struct vcpu *vcpu, u64 ret)
+{
+	vcpu->stat.hypercalls++;
+	vcpu->arch.regs[RAX] = in_64bit_mode(vcpu) ? ret : (u32)ret;
+}
+
 enum exec emulate_hypercall(struct vcpu *vcpu)
 {
 	struct hypercall hc;
 	enum exec r = EXEC_OK;
 
+	if (hyperv_hypercall_enabled(vcpu))
+		return hyperv_hypercall(vcpu);
 	hypercall_fetch(vcpu, &hc);
 	trace(kvm_hypercall, vcpu->id, hc.nr, hc.a[0], hc.a[1], hc.a[2], hc.a[3]);
 	if (vcpu->arch.cpl)
@@ -169,24 +183,29 @@ enum exec emulate_hypercall(struct vcpu *vcpu)
 		r = hypercalls[hc.nr](vcpu, &hc);
 	if (r != EXEC_OK)
 		return r;
-	vcpu->stat.hypercalls++;
-	vcpu->arch.regs[RAX] = hc.wide ? (u64)hc.ret : (u32)hc.ret;
+	hypercall_result(vcpu, hc.ret);
 	return EXEC_OK;
 }
 
 void hypercall_complete_userspace(struct vcpu *vcpu)
 {
 	struct vcpu_arch *a = &vcpu->arch;
-	u64 ret = vcpu->run->hypercall.ret;
+	enum hypercall_exit kind = a->hypercall_exit;
 
-	if (!a->hypercall_exit)
+	if (!kind)
 		return;
-	a->hypercall_exit = false;
+	a->hypercall_exit = HYPERCALL_EXIT_NONE;
+	if (kind == HYPERCALL_EXIT_SYNDBG) {
+		hyperv_syndbg_complete(vcpu);
+		return;
+	}
 	/* The client moved the vCPU elsewhere (reset, debugger): nothing to finish. */
 	if (linear_rip(vcpu) != a->hypercall_rip)
 		return;
-	vcpu->stat.hypercalls++;
-	a->regs[RAX] = in_64bit_mode(vcpu) ? ret : (u32)ret;
+	if (kind == HYPERCALL_EXIT_HYPERV)
+		hyperv_hypercall_result(vcpu, vcpu->run->hyperv.u.hcall.result);
+	else
+		hypercall_result(vcpu, vcpu->run->hypercall.ret);
 	a->rip = (a->rip + a->hypercall_len) & ip_mask(vcpu);
 	a->interrupt_shadow = 0;
 	vcpu_set_rflags(vcpu, a->rflags & ~(u64)X86_EFLAGS_RF);

@@ -43,6 +43,9 @@ void lapic_mmio_read(struct vcpu *vcpu, gpa_t gpa, void *data, unsigned len);
 void lapic_mmio_write(struct vcpu *vcpu, gpa_t gpa, const void *data, unsigned len);
 int lapic_x2apic_read(struct vcpu *vcpu, u32 msr, u64 *value);	/* 0, 1 = #GP */
 int lapic_x2apic_write(struct vcpu *vcpu, u32 msr, u64 value);
+/* Hyper-V's MSRs for EOI, ICR, TPR (reg 0, 1, 2), which work in either mode: 0, 1 = #GP */
+int lapic_hv_read(struct vcpu *vcpu, unsigned reg, u64 *value);
+int lapic_hv_write(struct vcpu *vcpu, unsigned reg, u64 value);
 int lapic_set_base(struct vcpu *vcpu, u64 value, bool host_initiated);	/* 0, 1 = #GP */
 u64 lapic_get_base(struct vcpu *vcpu);
 void lapic_set_tpr(struct vcpu *vcpu, u64 cr8);
@@ -76,6 +79,10 @@ struct apic_irq {
 	u8 shorthand;		/* 0 none, 1 self, 2 all, 3 all but self */
 	bool msi_redir_hint;
 };
+/* An edge-triggered vector for this vCPU: 1 accepted, 0 dropped. Any thread; only with an in-kernel APIC. */
+int lapic_deliver_fixed(struct vcpu *vcpu, u8 vector);
+/* A corrected machine check's interrupt, as LVTCMCI says. */
+void lapic_deliver_cmci(struct vcpu *vcpu);
 /* Returns number of vCPUs that took it (>0), 0 coalesced, -1 nobody. Any thread. src may be NULL. */
 int apic_deliver(struct vm *vm, struct lapic *src, const struct apic_irq *irq);
 

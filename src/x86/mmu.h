@@ -33,7 +33,9 @@ struct tlb {
 #define TLB_USED_MAX 1024
 	u16 used[TLB_USED_MAX];		/* indices filled with what is not global since the last flush */
 	bool has_global;		/* there are others */
-	u8 evicted;			/* TLB_DROP_*: kinds of fetch entries that went unnoticed since the last flush */
+	/* Pages (hashed) that have been in fetch[] since the last flush of their kind: local, global. */
+#define TLB_FETCHED_BITS 16384
+	u64 fetched[2][TLB_FETCHED_BITS / 64];
 	bool global[TLB_ENTRIES];
 	bool fetch_global;		/* there are global entries in fetch[] */
 	u32 nr_fetch_used;		/* as nr_used, for fetch[] */
@@ -65,8 +67,8 @@ struct mmu {
 	u64 large[2048];
 	bool large_overflow;
 	struct memslot *last_slot;	/* of vcpu->slots; reset with every flush */
-	/* open-addressed set of gfns that hold decoded code */
-	gfn_t *code_gfns;
+	/* open-addressed set of gfns + 1 that hold decoded code; whose code, in the upper bits: none if it did once */
+	u64 *code_gfns;
 	u32 code_mask, code_nr;
 	/* Stores to such pages, for the translator: what it has not looked at yet. */
 	bool note_code_stores;
@@ -79,9 +81,26 @@ struct mmu {
 	/* The translator's: linear address to host code, a table per context; touched by it alone. */
 #define JUMP_TABLE_SIZE 16384
 	struct jump_table {
-		u64 va[JUMP_TABLE_SIZE];
-		const void *code[JUMP_TABLE_SIZE];
+		struct jump_entry_host {
+			u64 va;
+			const void *code;
+		} at[JUMP_TABLE_SIZE];
 	} jumps[NR_TLBS];
+	/* Fewer entries than TLB_ENTRIES in use (SOFTKVM_TLB), 0: all. Of indices equal modulo limit one is filled. */
+	u32 tlb_limit;
+	u16 filled[NR_TLBS][TLB_ENTRIES];
+	struct store_journal *journal;	/* stores are recorded there, MMIO is refused: dbt/diff.c */
+};
+
+/* What stores have overwritten, in their order, so that they can be undone. */
+struct store_journal {
+	bool refused;		/* an access that cannot be undone, or more than fits: EXEC_RETRY */
+	u32 nr, used;
+	struct {
+		u8 *host;
+		u32 len, at;
+	} stores[8192];
+	u8 old[65536];
 };
 
 int mmu_create(struct vcpu *vcpu);		/* first KVM_RUN; 0 or -ENOMEM */
@@ -116,7 +135,10 @@ bool mmu_fetch_is_global(struct vcpu *vcpu, gva_t va);
 void mmu_flush_page(struct vcpu *vcpu, gva_t va);	/* INVLPG */
 void mmu_flush_write_tags(struct vcpu *vcpu);
 /* This page now holds code this vCPU has decoded: stores there must take the slow path. */
-void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page);
+enum code_user { CODE_INTERP, CODE_DBT };
+void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
+/* None of this user's any more. (Of the set of several vCPUs, shared_code.c, nothing is ever removed.) */
+void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);
 
 /* mmu/shared_code.c: the same between vCPUs. False: no memory. */

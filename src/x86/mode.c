@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The CPU's mode, derived from CS, SS, CR0, CR4, EFER, XCR0 and RFLAGS.VM.
+ * The CPU's mode, derived from the segments, CR0, CR4, EFER, XCR0 and RFLAGS.VM.
  *
  * CPL is SS.DPL, as in the hardware's own state (VMCS guest state): it is right
  * between loading CR0.PE and the first far jump, with conforming code and with
  * null stack selectors in 64-bit mode. Whoever loads SS keeps DPL = CPL in its
  * access rights even if the segment is unusable.
+ *
+ * flat32 says that 32-bit code need not look at its segments, FS and GS apart. It
+ * depends on DS to GS as well: in 32-bit code whoever loads one calls vcpu_update_mode().
  *
  * mode_key holds everything but the bytes themselves that decides what a decoded
  * block means. It need not have unused combinations removed; two keys that mean the
@@ -24,6 +27,9 @@ enum {
 	KEY_CR4 = 15,		/* 9 bits */
 	KEY_AVX = 24,
 	KEY_SSE = 25,
+	KEY_FLAT32 = 26,
+	KEY_FS_WHOLE = 27,
+	KEY_GS_WHOLE = 28,
 };
 
 static u32 size_log2(u8 size)
@@ -44,6 +50,27 @@ static u32 cr4_key(u64 cr4)
 	       (cr4 & X86_CR4_PCE ? 0x10 : 0) | (cr4 & X86_CR4_OSFXSR ? 0x20 : 0) |
 	       (cr4 & X86_CR4_UMIP ? 0x40 : 0) | (cr4 & X86_CR4_FSGSBASE ? 0x80 : 0) |
 	       (cr4 & X86_CR4_OSXSAVE ? 0x100 : 0);
+}
+
+/* All 4 GiB of it, writable if it is data and readable if it is code. */
+static bool is_whole(const struct segment *s, bool code)
+{
+	unsigned type = s->ar & AR_TYPE;
+
+	return s->limit == ~0u && (s->ar & (AR_P | AR_S | AR_UNUSABLE)) == (AR_P | AR_S) &&
+	       (code ? (type & 0xa) == 0xa : (type & 0xe) == 0x2);
+}
+
+static bool is_flat(const struct segment *s, bool code)
+{
+	return !s->base && is_whole(s, code);
+}
+
+static bool is_flat32(const struct vcpu_arch *a)
+{
+	return a->protected_mode && a->code_size == 4 && a->stack_size == 4 &&
+	       is_flat(&a->seg[SEG_CS], true) && is_flat(&a->seg[SEG_SS], false) &&
+	       is_flat(&a->seg[SEG_DS], false) && is_flat(&a->seg[SEG_ES], false);
 }
 
 void vcpu_update_mode(struct vcpu *vcpu)
@@ -71,6 +98,11 @@ void vcpu_update_mode(struct vcpu *vcpu)
 		      cr0_key(a->cr0) << KEY_CR0 | cr4_key(a->cr4) << KEY_CR4 |
 		      (u32)!!(a->xcr0 & XFEATURE_AVX) << KEY_AVX |
 		      (u32)!!(a->xcr0 & XFEATURE_SSE) << KEY_SSE;
+	a->flat32 = is_flat32(a);
+	a->fs_whole = a->flat32 && is_whole(&a->seg[SEG_FS], false);
+	a->gs_whole = a->flat32 && is_whole(&a->seg[SEG_GS], false);
+	a->mode_key |= (u32)a->flat32 << KEY_FLAT32 | (u32)a->fs_whole << KEY_FS_WHOLE |
+		       (u32)a->gs_whole << KEY_GS_WHOLE;
 }
 
 /* Everything that is not reserved: bit 1 reads as one, 3, 5, 15 and 22 up as zero. */

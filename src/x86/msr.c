@@ -15,6 +15,7 @@
 #include "kvm/kvm_host.h"
 #include "kvm/trace.h"
 #include "x86/cr.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/msr.h"
 #include "x86/msr_filter.h"
@@ -40,6 +41,7 @@
 #define MSR_X2APIC_LAST 0x8ff
 #define MCG_CTL_P BIT_ULL(8)
 #define MCG_CMCI_P BIT_ULL(10)
+#define MCI_CTL2_THRESHOLD 0x7fffull
 #define HWCR_MC_STATUS_WR BIT_ULL(18)
 #define HWCR_TSC_FREQ_SEL BIT_ULL(24)
 #define PLATFORM_INFO_CPUID_FAULT BIT_ULL(31)
@@ -452,7 +454,7 @@ u64 *mce_banks_get(struct vcpu *vcpu)
 	struct x86_msrs *m = &vcpu->arch.msr;
 
 	if (!m->mce_banks)
-		m->mce_banks = calloc(MCE_BANKS_MAX * 4, sizeof(*m->mce_banks));
+		m->mce_banks = calloc(MCE_BANKS_MAX * 5, sizeof(*m->mce_banks));
 	return m->mce_banks;
 }
 
@@ -472,12 +474,11 @@ WRITE(mcg_ctl)
 	return write_plain(vcpu, row, index, v, host);
 }
 
-/* Corrected-error interrupts are not offered (CMCI): the registers are there, but empty. */
 READ(mc_ctl2)
 {
 	if (index - MSR_MC0_CTL2 >= mce_banks(vcpu))
 		return 1;
-	*v = 0;
+	*v = vcpu->arch.msr.mce_banks ? vcpu->arch.msr.mce_banks[MCE_CTL2 + index - MSR_MC0_CTL2] : 0;
 	return !host && !(vcpu->arch.msr.mcg_cap & MCG_CMCI_P);
 }
 
@@ -485,7 +486,16 @@ WRITE(mc_ctl2)
 {
 	if (index - MSR_MC0_CTL2 >= mce_banks(vcpu))
 		return 1;
-	return v || (!host && !(vcpu->arch.msr.mcg_cap & MCG_CMCI_P));
+	if (!(vcpu->arch.msr.mcg_cap & MCG_CMCI_P) && (v || !host))
+		return 1;
+	if (v & ~(MCI_CTL2_CMCI_EN | MCI_CTL2_THRESHOLD))
+		return 1;
+	if (!v && !vcpu->arch.msr.mce_banks)
+		return 0;
+	if (!mce_banks_get(vcpu))
+		return 1;
+	vcpu->arch.msr.mce_banks[MCE_CTL2 + index - MSR_MC0_CTL2] = v;
+	return 0;
 }
 
 READ(mc)
@@ -596,6 +606,11 @@ WRITE(x2apic)
 
 /* ---- KVM's own ------------------------------------------------------------------------------------ */
 
+static bool pv_enabled(const struct vcpu *vcpu, u32 feature)
+{
+	return !vcpu->arch.pv_enforce || (vcpu->arch.pv_features & BIT_ULL(feature));
+}
+
 static bool pv_has(const struct vcpu *vcpu, u32 index)
 {
 	static const struct {
@@ -606,17 +621,18 @@ static bool pv_has(const struct vcpu *vcpu, u32 index)
 		{ MSR_KVM_SYSTEM_TIME, KVM_FEATURE_CLOCKSOURCE },
 		{ MSR_KVM_WALL_CLOCK_NEW, KVM_FEATURE_CLOCKSOURCE2 },
 		{ MSR_KVM_SYSTEM_TIME_NEW, KVM_FEATURE_CLOCKSOURCE2 },
+		{ MSR_KVM_ASYNC_PF_EN, KVM_FEATURE_ASYNC_PF },
+		{ MSR_KVM_ASYNC_PF_INT, KVM_FEATURE_ASYNC_PF_INT },
+		{ MSR_KVM_ASYNC_PF_ACK, KVM_FEATURE_ASYNC_PF_INT },
 		{ MSR_KVM_STEAL_TIME, KVM_FEATURE_STEAL_TIME },
 		{ MSR_KVM_PV_EOI_EN, KVM_FEATURE_PV_EOI },
 		{ MSR_KVM_POLL_CONTROL, KVM_FEATURE_POLL_CONTROL },
 	};
 
-	if (!vcpu->arch.pv_enforce)
-		return true;
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
 		if (rows[i].index == index)
-			return vcpu->arch.pv_features & BIT_ULL(rows[i].feature);
-	return false;
+			return pv_enabled(vcpu, rows[i].feature);
+	return !vcpu->arch.pv_enforce;
 }
 
 READ(pv)
@@ -676,12 +692,68 @@ WRITE(pv_eoi)
 {
 	if (!pv_has(vcpu, index))
 		return UNSUPPORTED;
-	if (!vcpu->arch.apic)
-		return v & KVM_MSR_ENABLED ? 1 : 0;
+	/* A client's own APIC never looks; the register is there all the same. */
 	if (lapic_set_pv_eoi(vcpu, v))
 		return 1;
 	*field(vcpu, row) = v;
 	return 0;
+}
+
+/*
+ * Asynchronous page faults: the interface, as every guest may use it, and no fault that ever comes by it.
+ * The client's pages are waited for by the vCPU's thread, in the engine, where there is no state to leave behind.
+ */
+static bool is_guest_memory(struct vcpu *vcpu, gpa_t gpa, bool host)
+{
+	struct guest_access ga;
+	bool found;
+
+	if (host)
+		guest_access_begin(vcpu, &ga);
+	found = memslots_find(vcpu->slots, gpa >> PAGE_SHIFT);
+	if (host)
+		guest_access_end(vcpu, &ga);
+	return found;
+}
+
+WRITE(async_pf_en)
+{
+	if (!pv_has(vcpu, index))
+		return UNSUPPORTED;
+	if (v & 0x30)
+		return 1;
+	if ((v & KVM_ASYNC_PF_DELIVERY_AS_INT) && !pv_has(vcpu, MSR_KVM_ASYNC_PF_INT))
+		return 1;
+	if ((v & KVM_ASYNC_PF_DELIVERY_AS_PF_VMEXIT) && !pv_enabled(vcpu, KVM_FEATURE_ASYNC_PF_VMEXIT))
+		return 1;
+	if (!vcpu->arch.apic)
+		return v ? 1 : 0;
+	*field(vcpu, row) = v;
+	/* What enables it: both bits, since deliveries as #PF are gone. */
+	if ((v & KVM_ASYNC_PF_ENABLED) && (v & KVM_ASYNC_PF_DELIVERY_AS_INT))
+		return is_guest_memory(vcpu, v & ~0x3full, host) ? 0 : 1;
+	return 0;
+}
+
+WRITE(async_pf_int)
+{
+	if (!pv_has(vcpu, index))
+		return UNSUPPORTED;
+	if (v >> 8 || !vcpu->arch.apic) /* a vector */
+		return 1;
+	*field(vcpu, row) = v;
+	return 0;
+}
+
+READ(async_pf_ack)
+{
+	*v = 0;
+	return pv_has(vcpu, index) ? 0 : UNSUPPORTED;
+}
+
+WRITE(async_pf_ack)
+{
+	return pv_has(vcpu, index) ? 0 : UNSUPPORTED;
 }
 
 WRITE(poll_control)
@@ -691,6 +763,18 @@ WRITE(poll_control)
 	if (v & ~1ull)
 		return 1;
 	return write_plain(vcpu, row, index, v, host);
+}
+
+/* ---- Hyper-V's ----------------------------------------------------------------------------- */
+
+READ(hyperv)
+{
+	return hyperv_msr_read(vcpu, index, v, host);
+}
+
+WRITE(hyperv)
+{
+	return hyperv_msr_write(vcpu, index, v, host);
 }
 
 /* ---- the table ------------------------------------------------------------------------ */
@@ -928,6 +1012,11 @@ enum exec guest_wrmsr(struct vcpu *vcpu, u32 index, u64 value)
 		if (likely(!r)) {
 			trace(kvm_msr, vcpu->id, true, index, value);
 			return EXEC_OK;
+		}
+		/* A store to guest memory on the way was aborted by a kick: nothing has happened. */
+		if (unlikely(host_kicked)) {
+			host_kicked = false;
+			return EXEC_RETRY;
 		}
 	}
 	return exit_to_userspace(vcpu, MSR_EXIT_WRITE, index, value, exit_reason(barred, r));

@@ -18,8 +18,10 @@ void msr_complete_userspace(struct vcpu *vcpu);
 /* MISC_FEATURES_ENABLES: CPUID outside CPL 0 is #GP(0). */
 bool msr_cpuid_faulting(const struct vcpu *vcpu);
 
-/* 4 registers a bank, all zero at first; NULL: no memory. */
+/* 4 registers a bank, and behind all of them IA32_MCx_CTL2 of each; all zero at first. NULL: no memory. */
 #define MCE_BANKS_MAX 32
+#define MCE_CTL2 (4 * MCE_BANKS_MAX)
+#define MCI_CTL2_CMCI_EN BIT_ULL(30)
 u64 *mce_banks_get(struct vcpu *vcpu);
 /* x86/mtrr.c: 0, or 1 for #GP */
 int mtrr_read(struct vcpu *vcpu, u32 index, u64 *value);

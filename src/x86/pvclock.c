@@ -30,6 +30,7 @@
 
 #include "host/host.h"
 #include "host/syscall.h"
+#include "x86/hyperv.h"
 #include "x86/pvclock.h"
 #include "x86/tsc.h"
 
@@ -158,6 +159,7 @@ int vm_set_clock(struct vm *vm, const struct kvm_clock_data *data)
 	vm->arch.clock_base_tsc = host_rdtsc();
 	vm->arch.kvmclock_offset = clock;
 	pthread_mutex_unlock(&vm->arch.clock_lock);
+	hyperv_clock_changed(vm);
 	vm_make_all_request(vm, KVM_REQ_CLOCK_UPDATE);
 	return 0;
 }
@@ -190,17 +192,23 @@ static bool was_read(struct vcpu *vcpu, gpa_t gpa, void *p, size_t len, enum vcp
 	return false;
 }
 
+struct clock_base pvclock_base(struct vm *vm)
+{
+	struct clock_base base;
+
+	pthread_mutex_lock(&vm->arch.clock_lock);
+	base = (struct clock_base){ vm->arch.clock_base_tsc, vm->arch.kvmclock_offset };
+	pthread_mutex_unlock(&vm->arch.clock_lock);
+	return base;
+}
+
 static void time_record_fill(struct vcpu *vcpu, struct time_record *rec)
 {
-	struct vm_arch *va = &vcpu->vm->arch;
 	struct time_scale ts = time_scale_of(tsc_effective_khz(vcpu));
-	u64 base;
+	struct clock_base base = pvclock_base(vcpu->vm);
 
-	pthread_mutex_lock(&va->clock_lock);
-	base = va->clock_base_tsc;
-	rec->system_time = va->kvmclock_offset;
-	pthread_mutex_unlock(&va->clock_lock);
-	rec->tsc_timestamp = guest_tsc_from_host(vcpu, base);
+	rec->system_time = base.ns;
+	rec->tsc_timestamp = guest_tsc_from_host(vcpu, base.host_tsc);
 	rec->tsc_to_system_mul = ts.mul;
 	rec->tsc_shift = ts.shift;
 	rec->flags = PVCLOCK_TSC_STABLE | (rec->flags & PVCLOCK_GUEST_STOPPED);

@@ -13,6 +13,12 @@ struct time_scale {
 struct time_scale time_scale_of(u32 khz);
 u64 time_scale_ns(struct time_scale ts, u64 ticks);
 
+/* A point of the line: kvmclock read ns when the host's TSC read host_tsc. Any thread. */
+struct clock_base {
+	u64 host_tsc, ns;
+};
+struct clock_base pvclock_base(struct vm *vm);
+
 void pvclock_vm_init(struct vm *vm);	/* kvmclock reads 0 now */
 int vm_get_clock(struct vm *vm, struct kvm_clock_data *data);		/* 0 */
 int vm_set_clock(struct vm *vm, const struct kvm_clock_data *data);	/* 0 or -EINVAL */

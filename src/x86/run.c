@@ -23,6 +23,7 @@
 #include "kvm/trace.h"
 #include "x86/cr.h"
 #include "x86/debug.h"
+#include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/mmu.h"
 #include "x86/msr.h"
@@ -76,6 +77,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init_event)
 	a->pio.count = 0;
 	a->exit_after_insn = 0;
 	a->code_page = ~0ull;
+	a->msr.kvm_async_pf_en = a->msr.kvm_async_pf_int = 0;
 	if (!init_event) {
 		a->xcr0 = XFEATURE_X87;
 		a->msr.pat = 0x0007040600070406ull;
@@ -131,7 +133,7 @@ static bool vcpu_has_events(struct vcpu *vcpu)
 
 	if (a->exception.pending || a->exception.injected || a->triple_fault_pending)
 		return true;
-	if (atomic_load(&a->apic_pending_events) || atomic_load(&a->pv_unhalted))
+	if (atomic_load(&a->apic_pending_events) || atomic_load(&a->pv_unhalted) || hyperv_stimer_pending(vcpu))
 		return true;
 	if (a->nmi_injected || (atomic_load(&a->nmi_pending) && !a->nmi_masked))
 		return true;
@@ -196,8 +198,12 @@ static void vcpu_block(struct vcpu *vcpu)
 		take_code_page_request(vcpu);
 		if (vcpu_check_request(vcpu, KVM_REQ_TLB_FLUSH))
 			mmu_flush_all(vcpu);
-		if (atomic_load(&vcpu->requests) & BIT_ULL(KVM_REQ_TRIPLE_FAULT))
+		if (atomic_load(&vcpu->requests) & (BIT_ULL(KVM_REQ_TRIPLE_FAULT) | BIT_ULL(KVM_REQ_HV_EXIT)))
 			break;
+		/* Wakes a halted vCPU; others have it made again below. */
+		vcpu_check_request(vcpu, KVM_REQ_HV_STIMER);
+		if (vcpu_check_request(vcpu, KVM_REQ_HV_FLUSH))
+			hyperv_flush_wait(vcpu);
 		if (vcpu_check_request(vcpu, KVM_REQ_CLOCK_UPDATE))
 			a->clock_update_due = true;
 		vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE);
@@ -205,6 +211,8 @@ static void vcpu_block(struct vcpu *vcpu)
 		vcpu_check_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL);
 		vcpu_wait(vcpu, a->apic ? lapic_timer_deadline(vcpu) : ~0ull);
 	}
+	if (hyperv_stimer_pending(vcpu))
+		vcpu_make_request(vcpu, KVM_REQ_HV_STIMER);
 	vcpu->stat.blocking = 0;
 	trace(kvm_vcpu_wakeup, vcpu->id, host_now_ns() - begin, true, true);
 }
@@ -299,6 +307,12 @@ static int take_requests(struct vcpu *vcpu)
 		vcpu->stat.dirty_ring_full_exits++;
 		return 0;
 	}
+	/* Before flushes asked of this vCPU meanwhile are looked for. */
+	if (vcpu_check_request(vcpu, KVM_REQ_HV_FLUSH)) {
+		vcpu_leave_guest_mode(vcpu);
+		hyperv_flush_wait(vcpu);
+		vcpu_enter_guest_mode(vcpu);
+	}
 	if (check_requests(vcpu, KVM_REQ_SYNC, KVM_REQ_TLB_FLUSH)) {
 		vcpu_leave_guest_mode(vcpu);
 		mmu_flush_all(vcpu);
@@ -311,6 +325,7 @@ static int take_requests(struct vcpu *vcpu)
 	if (vcpu_check_request(vcpu, KVM_REQ_CLOCK_UPDATE) || vcpu->arch.clock_update_due) {
 		vcpu->arch.clock_update_due = false;
 		pvclock_update(vcpu);
+		hyperv_clock_update(vcpu);
 	}
 	if (vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE))
 		steal_time_update(vcpu);
@@ -324,6 +339,10 @@ static int take_requests(struct vcpu *vcpu)
 		run->eoi.vector = vcpu->arch.pending_ioapic_eoi;
 		return 0;
 	}
+	if (vcpu_check_request(vcpu, KVM_REQ_HV_EXIT) && hyperv_take_exit(vcpu))
+		return 0;
+	if (vcpu_check_request(vcpu, KVM_REQ_HV_STIMER))
+		hyperv_stimer_run(vcpu);
 	if (check_requests(vcpu, KVM_REQ_SIGNAL, KVM_REQ_STOP)) {
 		run->exit_reason = named_exit(KVM_EXIT_INTR);
 		vcpu->stat.signal_exits++;
@@ -374,7 +393,7 @@ static int run_engine(struct vcpu *vcpu, bool single)
 	enum exec r;
 
 	trace(kvm_entry, vcpu->id, vcpu->arch.rip, vcpu->run->immediate_exit);
-	r = !single && in_64bit_mode(vcpu) && dbt_wanted(vcpu) ? dbt_run(vcpu) : interp_run(vcpu, single);
+	r = !single && in_flat_mode(vcpu) && dbt_wanted(vcpu) ? dbt_run(vcpu) : interp_run(vcpu, single);
 	if (unlikely(vcpu->arch.mmu->nr_code_stores) && !vcpu->arch.dbt)
 		mmu_publish_code_stores(vcpu);
 	trace(kvm_exit, vcpu->id, r, vcpu->arch.rip, r == EXEC_EXIT ? vcpu->run->exit_reason : 0);

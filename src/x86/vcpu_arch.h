@@ -175,6 +175,8 @@ struct pio_batch {
 };
 
 struct lapic;
+struct hv_vm;		/* x86/hyperv */
+struct hv_vcpu;
 struct dbt;		/* x86/dbt: translated code; private to the engine */
 struct interp;		/* x86/interp: block cache, arena; private to the engine */
 struct tlb;		/* x86/mmu: software TLB */
@@ -217,6 +219,8 @@ struct vcpu_arch {
 	bool paging;
 	bool protected_mode;		/* CR0.PE and not vm86 */
 	bool vm86;
+	bool flat32;			/* 32-bit code, and CS, SS, DS, ES are all of 0 to 4 GiB */
+	bool fs_whole, gs_whole;	/* with flat32: these need no limit check */
 	u32 mode_key;			/* all state a decoded block depends on, hashed into block keys */
 	bool block_abort;		/* a store hit the page being executed: leave the block after this instruction */
 	gpa_t code_page;		/* gpa of the page being executed, or ~0 */
@@ -252,7 +256,7 @@ struct vcpu_arch {
 	u32 msr_exit_kind;
 	bool msr_exit_error;		/* userspace's answer (msr.c): #GP, or this value, for the instruction at this rip */
 	u64 msr_exit_value, msr_exit_rip;
-	bool hypercall_exit;		/* KVM_EXIT_HYPERCALL under way: result goes to rax */
+	u8 hypercall_exit;		/* enum hypercall_exit: an exit under way that the client answers */
 	u8 hypercall_len;		/* bytes of that instruction, which began at hypercall_rip */
 	u64 hypercall_rip;
 	u32 exit_after_insn;		/* KVM_EXIT_* to return with once the current instruction has retired, 0: none */
@@ -278,6 +282,7 @@ struct vcpu_arch {
 	gpa_t vapic_addr;
 	struct interp *interp;		/* allocated at first KVM_RUN */
 	struct dbt *dbt;		/* the translator's, likewise; NULL: not in use */
+	struct hv_vcpu *_Atomic hyperv;	/* allocated at first use; set by the owner, others look */
 };
 
 struct shared_code;
@@ -315,6 +320,7 @@ struct vm_arch {
 	u64 clock_base_tsc;		/* host TSC at which kvmclock read kvmclock_offset; under clock_lock */
 	u32 nr_mmu_pages;
 	struct shared_code *_Atomic shared_code; /* mmu/shared_code.c; NULL until several vCPUs run translated code */
+	struct hv_vm *_Atomic hyperv;	/* allocated at first use */
 	_Atomic u32 split_lock;		/* held around locked accesses that cross pages (interp/thunk.c) */
 };
 

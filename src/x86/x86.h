@@ -12,7 +12,7 @@
 
 /* ---- registers and mode (inline; vcpu_update_mode in x86/mode.c) ----------- */
 
-/* Recompute cpl, code_size, ..., mode_key. After any change of CS, SS, CR0, CR4, EFER, XCR0 or RFLAGS.VM. */
+/* Recompute cpl, code_size, ..., mode_key. After any change of CS, SS (in 32-bit code DS to GS), CR0, CR4, EFER, XCR0 or RFLAGS.VM. */
 void vcpu_update_mode(struct vcpu *vcpu);
 
 static inline u64 ip_mask(const struct vcpu *vcpu)
@@ -30,6 +30,12 @@ static inline u64 stack_mask(const struct vcpu *vcpu)
 static inline bool in_64bit_mode(const struct vcpu *vcpu)
 {
 	return vcpu->arch.code_size == 8;
+}
+
+/* Where an address is an offset, or, with FS and GS, an offset and a base. */
+static inline bool in_flat_mode(const struct vcpu *vcpu)
+{
+	return in_64bit_mode(vcpu) || vcpu->arch.flat32;
 }
 
 /* Replace RFLAGS bits in mask; keeps bit 1; recomputes the mode if VM changes. */
@@ -154,6 +160,10 @@ u32 xstate_size(u64 xcr0);	/* standard format bytes for these features */
 enum exec emulate_hypercall(struct vcpu *vcpu);	/* VMCALL/VMMCALL; EXEC_OK sets rax */
 /* KVM_RUN entry: the client answered KVM_EXIT_HYPERCALL; sets rax and steps over the instruction. */
 void hypercall_complete_userspace(struct vcpu *vcpu);
+/* arch.hypercall_exit: whose exit it is. KVM_EXIT_HYPERV_SYNDBG's instruction has retired, the others' wait. */
+enum hypercall_exit { HYPERCALL_EXIT_NONE, HYPERCALL_EXIT_KVM, HYPERCALL_EXIT_HYPERV, HYPERCALL_EXIT_SYNDBG };
+/* kvm_run is filled in; the answer will go to the hypercall at rip. */
+void hypercall_wait_for_userspace(struct vcpu *vcpu, enum hypercall_exit kind);
 
 /* ---- PIO and MMIO (x86/mmio.c) ---------------------------------------------------- */
 
@@ -198,6 +208,9 @@ u32 interp_generation(struct vcpu *vcpu);
 /* Decoding needs its caches: false without memory. Room for the thunks of nr instructions; may drop everything. */
 bool interp_prepare(struct vcpu *vcpu);
 void interp_make_room(struct vcpu *vcpu, unsigned nr);
+
+/* Nothing but the next nr instructions, whatever is requested meanwhile; *done of them retired. */
+enum exec interp_run_counted(struct vcpu *vcpu, u32 nr, u32 *done);
 
 /* The translator: the same contract, for 64-bit mode without single steps; the run loop asks first. */
 bool dbt_wanted(const struct vcpu *vcpu);

@@ -500,7 +500,7 @@ static void dr6_rearm(bool strict)
 	pthread_sigmask(SIG_UNBLOCK, &alarm, NULL);
 	interval(strict ? 0.0002 : 0.001);
 	end = now() + (strict ? 10 : 3);
-	for (; now() < end && !(strict && shorts > 5); rounds++) {
+	for (; now() < end && !(strict && shorts > 5 && checked > N); rounds++) {
 		static uint64_t value[N];
 		unsigned n, wrong_flags = 0;
 		long r;

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Descriptors are real: dup, fork, SCM_RIGHTS, exec, read, mmap, and life times. */
+#include <dirent.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -179,9 +184,71 @@ static void test_vcpu_ids(void)
 	kvmtest_done(&t);
 }
 
+/* ---- a close() that meets another thread's ioctl() -------------------------------------- */
+
+static _Atomic int raced_fd = -1;
+static _Atomic unsigned raced_calls;
+static _Atomic bool race_over;
+
+static void *use_raced_fd(void *arg)
+{
+	while (!race_over) {
+		int fd = raced_fd;
+
+		if (fd >= 0)
+			ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY);
+		raced_calls++;
+	}
+	return NULL;
+}
+
+static void wait_for_calls(unsigned n)
+{
+	for (unsigned from = raced_calls; raced_calls - from < n;)
+		sched_yield();
+}
+
+static unsigned count_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	while (d && readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/* Whatever it met, the VM goes with its last descriptor: the page of its ring is the one that tells. */
+static void test_close_race(void)
+{
+	struct kvm_coalesced_mmio_zone zone = { .addr = 0x1000, .size = 0x1000 };
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	unsigned before = count_fds(), left = 0;
+	pthread_t thread;
+
+	NEED(pthread_create(&thread, NULL, use_raced_fd, NULL) == 0);
+	for (int i = 0; i < 400; i++) {
+		int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+
+		NEED(vm >= 0 && ioctl(vm, KVM_REGISTER_COALESCED_MMIO, &zone) == 0);
+		raced_fd = vm;
+		wait_for_calls(2);
+		close(vm);
+		raced_fd = -1;
+		wait_for_calls(2);
+		left += count_fds() != before;
+	}
+	race_over = true;
+	pthread_join(thread, NULL);
+	CHECK_EQ(left, 0);
+	close(kvm);
+}
+
 int main(void)
 {
 	test_dup();
+	test_close_race();
 	test_fork();
 	test_scm_rights();
 	test_file_operations();

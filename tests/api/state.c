@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* vCPU and VM state: get -> set -> get is the identity; refused values change nothing. */
+#include <linux/kvm_para.h>
+
 #include "api/kvmtest.h"
 
 #define ROUND_TRIP(type, get, set)                                              \
@@ -141,6 +143,55 @@ static void test_msrs(struct kvmtest *t)
 	free(list);
 }
 
+static bool set_msr(struct kvmtest *t, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e;
+	} m = { { .nmsrs = 1 }, { .index = index, .data = value } };
+
+	return ioctl(t->vcpu, KVM_SET_MSRS, &m) == 1;
+}
+
+static uint64_t get_msr(struct kvmtest *t, uint32_t index)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e;
+	} m = { { .nmsrs = 1 }, { .index = index, .data = ~0ull } };
+
+	CHECK_EQ(ioctl(t->vcpu, KVM_GET_MSRS, &m), 1);
+	return m.e.data;
+}
+
+/* Asynchronous page faults and PV EOI, with an APIC of the VM and with one of the client. */
+static void test_paravirt_msrs(struct kvmtest *t)
+{
+	struct kvmtest bare = kvmtest_vm(1 << 20, 0);
+
+	CHECK(set_msr(t, MSR_KVM_ASYNC_PF_EN, 0x1000 | 9));
+	CHECK_EQ(get_msr(t, MSR_KVM_ASYNC_PF_EN), 0x1009);
+	CHECK(!set_msr(t, MSR_KVM_ASYNC_PF_EN, 0x1010 | 9));		/* reserved bit */
+	CHECK(!set_msr(t, MSR_KVM_ASYNC_PF_EN, (1ull << 36) | 9));	/* no memory there */
+	CHECK(set_msr(t, MSR_KVM_ASYNC_PF_EN, (1ull << 36) | 1));	/* which counts only if it is enabled, by both bits */
+	CHECK(set_msr(t, MSR_KVM_ASYNC_PF_INT, 0xf3));
+	CHECK_EQ(get_msr(t, MSR_KVM_ASYNC_PF_INT), 0xf3);
+	CHECK(!set_msr(t, MSR_KVM_ASYNC_PF_INT, 0x1f3));
+	CHECK(set_msr(t, MSR_KVM_ASYNC_PF_ACK, 1));
+	CHECK_EQ(get_msr(t, MSR_KVM_ASYNC_PF_ACK), 0);
+	CHECK(set_msr(t, MSR_KVM_ASYNC_PF_EN, 0));
+
+	kvmtest_add_vcpu(&bare, 0);
+	CHECK(!set_msr(&bare, MSR_KVM_ASYNC_PF_EN, 0x1009));
+	CHECK(set_msr(&bare, MSR_KVM_ASYNC_PF_EN, 0));
+	CHECK(!set_msr(&bare, MSR_KVM_ASYNC_PF_INT, 0xf3));
+	CHECK(set_msr(&bare, MSR_KVM_PV_EOI_EN, 0x1001));
+	CHECK_EQ(get_msr(&bare, MSR_KVM_PV_EOI_EN), 0x1001);
+	CHECK(!set_msr(&bare, MSR_KVM_PV_EOI_EN, 0x1003));
+	CHECK(set_msr(&bare, MSR_KVM_PV_EOI_EN, 0));
+	kvmtest_done(&bare);
+}
+
 static void test_events(struct kvmtest *t)
 {
 	struct kvm_vcpu_events ev;
@@ -210,6 +261,7 @@ int main(void)
 	test_values(&t);
 	test_bad_sregs(&t);
 	test_msrs(&t);
+	test_paravirt_msrs(&t);
 	test_events(&t);
 	test_time(&t);
 	test_translate(&t);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Ioctls of /dev/kvm: answers and every errno. */
+#include <linux/kvm_para.h>
 #include <sys/stat.h>
 
 #include "api/kvmtest.h"
@@ -59,15 +60,19 @@ static void test_cpuid(int kvm)
 	CHECK(c.h.nent > 5 && c.h.nent <= 100);
 	CHECK_ERRNO(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, 8), EFAULT);
 
-	unsigned kvm_leaf = 0, vmx_svm = 0, avx512 = 0;
+	unsigned kvm_leaf = 0, vmx_svm = 0, avx512 = 0, deadline = 0, features = 0;
 
 	for (unsigned i = 0; i < c.h.nent; i++) {
 		struct kvm_cpuid_entry2 *e = &c.e[i];
 
 		if (e->function == 0x40000000)
 			kvm_leaf = e->ebx == 0x4b4d564b;
-		if (e->function == 1)
+		if (e->function == 0x40000001)
+			features = e->eax;
+		if (e->function == 1) {
 			vmx_svm |= e->ecx & 1 << 5;
+			deadline = e->ecx >> 24 & 1;
+		}
 		if (e->function == 0x80000001)
 			vmx_svm |= e->ecx & 1 << 2;
 		if (e->function == 7 && e->index == 0)
@@ -76,6 +81,12 @@ static void test_cpuid(int kvm)
 	CHECK(kvm_leaf);
 	CHECK_EQ(vmx_svm, 0);
 	CHECK_EQ(avx512, 0);
+	/* Only with an in-kernel APIC, so told by a capability (until 6.14). A client's APIC need not have it. */
+	CHECK_EQ(deadline, 0);
+	CHECK_EQ(ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER), 1);
+	/* QEMU's named models want asynchronous page faults. */
+	CHECK_EQ(features & (1 << KVM_FEATURE_ASYNC_PF | 1 << KVM_FEATURE_ASYNC_PF_INT),
+		 1 << KVM_FEATURE_ASYNC_PF | 1 << KVM_FEATURE_ASYNC_PF_INT);
 }
 
 static void test_msr_lists(int kvm)

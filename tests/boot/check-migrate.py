@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Live migration between two QEMU processes over loopback TCP, the guest writing memory all the while:
-once with the dirty bitmap, once with dirty rings. All of RAM is compared before the guest goes on.
-    tests/boot/check-migrate.py [bitmap|ring ...]"""
+"""Live migration between two QEMU processes over loopback TCP, the guest writing memory as fast as it can all the
+while: once with the dirty bitmap, once with dirty rings. All of RAM is compared, by hash, before the guest goes on.
+    tests/boot/check-migrate.py [bitmap|ring ...]
+SOFTKVM_ENGINE picks the engine, as ever. Seen to fail with harvest() that leaves out every 64th word of the bitmap
+(bitmap: memory differs), and with a reset that sets no request to flush write tags (ring: memory differs)."""
 import hashlib
 import json
 import os
@@ -18,9 +20,13 @@ LOGS = os.path.join(BUILD, "tests", "logs")
 ACCEL = {"bitmap": "kvm", "ring": "kvm,dirty-ring-size=4096"}
 MEMORY = 256
 BOOT_LIMIT, MIGRATE_LIMIT = 240, 240
-# Rewrites files in RAM for ever and counts aloud.
-SCRIPT = ("i=0; while :; do i=$((i+1)); echo tick-$i; dd if=/dev/urandom of=/tmp/a bs=64k count=8 2>/dev/null; "
-          "dd if=/tmp/a of=/tmp/b$((i%8)) bs=64k 2>/dev/null; done\n")
+# Rewrites 6 MiB of a file in RAM for ever, each page with other bytes than before, and counts aloud. Nothing but
+# the kernel's copying goes on between two writes.
+# (Two lines: this shell's editor does not take more than 270 characters at once, wherever it runs.)
+PREPARE = ("dd if=/dev/urandom of=/tmp/r bs=64k count=16 2>/dev/null; for n in 1 2 3 4 5 6 7 8; do cat /tmp/r; done >/tmp/a; "
+           "head -c 6291456 /tmp/a >/tmp/b; echo ready-$((40+2))\n")
+SCRIPT = ("i=0; while :; do i=$((i+1)); echo tick-$i; "
+          "dd if=/tmp/a of=/tmp/b bs=64k skip=$((i%15+1)) count=96 conv=notrunc 2>/dev/null; done\n")
 passed = failed = 0
 
 
@@ -110,26 +116,47 @@ class Qemu:
         self.stderr.close()
 
 
-def differences(source, target, directory):
-    paths = [os.path.join(directory, name) for name in ("source.ram", "target.ram")]
-    source.dump(paths[0])
-    target.dump(paths[1])
-    found, digest = [], hashlib.sha256()
-    with open(paths[0], "rb") as f, open(paths[1], "rb") as g:
+def hash_file(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        for block in iter(lambda: f.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def differing_bytes(path_a, path_b):
+    found = []
+    with open(path_a, "rb") as f, open(path_b, "rb") as g:
         for base in range(0, MEMORY << 20, 4096):
             a, b = f.read(4096), g.read(4096)
-            digest.update(a)
             if a != b:
                 found += [base + i for i in range(len(a)) if a[i] != b[i]]
-    print("source memory sha256 %s, %d bytes differ" % (digest.hexdigest()[:16], len(found)))
-    for path in paths:
-        os.unlink(path)
     return found
 
 
-def is_wall_clock(differing):
-    """Restoring MSR_KVM_WALL_CLOCK writes its record of 12 bytes, in KVM as here. Nothing else may differ."""
-    return not differing or differing[-1] - (differing[0] & ~3) < 12
+def copy_bytes(to, source, start, length):
+    with open(source, "rb") as f, open(to, "r+b") as g:
+        f.seek(start)
+        g.seek(start)
+        g.write(f.read(length))
+
+
+def compare_memory(kind, source, target, directory):
+    """Restoring MSR_KVM_WALL_CLOCK writes its record of 12 bytes, in KVM as here: they are left out of the hash.
+    Nothing else may differ."""
+    paths = [os.path.join(directory, name) for name in ("source.ram", "target.ram")]
+    source.dump(paths[0])
+    target.dump(paths[1])
+    found = differing_bytes(*paths)
+    if found and found[-1] - (found[0] & ~3) < 12:
+        copy_bytes(paths[1], paths[0], found[0] & ~3, 12)
+    hashes = [hash_file(path) for path in paths]
+    print("memory of %s: sha256 %s in the source, %s in the target, %d bytes of wall clock left out" % (
+        kind, hashes[0][:16], hashes[1][:16], len(found) if found and hashes[0] == hashes[1] else 0))
+    check("%s: memory is equal, but for bytes %s" % (kind, " ".join("%x" % i for i in found[:20])),
+          hashes[0] == hashes[1] and os.path.getsize(paths[0]) == os.path.getsize(paths[1]) == MEMORY << 20)
+    for path in paths:
+        os.unlink(path)
 
 
 def migrate(kind, directory):
@@ -141,7 +168,9 @@ def migrate(kind, directory):
     try:
         check(kind + ": boots", source.wait(lambda: "init is running" in source.output(), BOOT_LIMIT))
         time.sleep(1)
-        keyboard = source.type(SCRIPT)
+        keyboard = source.type(PREPARE)
+        check(kind + ": guest is prepared", source.wait(lambda: "ready-42" in source.output(), BOOT_LIMIT))
+        keyboard.sendall(SCRIPT.encode())
         check(kind + ": guest is busy", source.wait(lambda: source.last_tick() > 3, BOOT_LIMIT))
         target = Qemu(kind + "-target", ACCEL[kind], directory, ["-S", "-incoming", "tcp:127.0.0.1:%d" % port])
         source.command("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
@@ -152,12 +181,14 @@ def migrate(kind, directory):
         check(kind + ": migration completes (%s)" % info.get("status"), info.get("status") == "completed")
         if info.get("status") != "completed":
             return
-        print("migrate %s: %d ms, downtime %d ms, %d pages sent, %d rounds" % (
-            kind, info["total-time"], info["downtime"], info["ram"]["normal"], info["ram"]["dirty-sync-count"]))
+        ram = info["ram"]
+        print("migrate %s: %d ms, downtime %d ms, %d pages sent, %d rounds, throttled %d%%" % (
+            kind, info["total-time"], info["downtime"], ram["normal"], ram["dirty-sync-count"],
+            info.get("cpu-throttle-percentage", 0)))
+        check(kind + ": it is live: pages were sent again", ram["normal"] + ram["duplicate"] > (MEMORY << 20) // 4096 and
+              ram["dirty-sync-count"] > 1)
         target.wait(lambda: target.command("query-status")["status"] != "inmigrate", 30)
-        differing = differences(source, target, directory)
-        check("%s: memory is equal, but for bytes %s" % (kind, " ".join("%x" % i for i in differing[:20])),
-              is_wall_clock(differing))
+        compare_memory(kind, source, target, directory)
         before = source.last_tick()
         target.command("cont")
         check(kind + ": guest goes on", target.wait(lambda: target.last_tick() > before + 3, 120))

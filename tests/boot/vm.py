@@ -6,6 +6,7 @@ under (default $BUILD/softkvm; empty: this machine's own KVM). Logs go to
 $BUILD/tests/logs/machine-NAME.log (serial console) and .err (QEMU's own words).
 """
 
+import codecs
 import json
 import os
 import re
@@ -61,20 +62,78 @@ class Checks:
         sys.exit(self.failed != 0)
 
 
-class Machine:
-    """One QEMU. As a context manager it is gone at the end, whatever happened."""
+class Console:
+    """The serial console of a guest that somebody runs. Users connect `serial` and say whose errors() go with it."""
 
-    def __init__(self, name, *args, limit=240, prefix=(), accel="kvm", incoming=None, display=("-nographic",)):
+    def __init__(self, name, limit):
         os.makedirs(LOGS, exist_ok=True)
         self.name, self.deadline = name, time.time() + limit
         self.text = ""
         self.seen = 0
+        self.serial = None
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.log = open(os.path.join(LOGS, "machine-%s.log" % name), "w", encoding="utf-8")
+
+    def left(self):
+        return max(0.0, self.deadline - time.time())
+
+    def errors(self):
+        raise NotImplementedError
+
+    def pump(self, timeout):
+        """Take what the console has to say. False at its end."""
+        self.serial.settimeout(timeout)
+        try:
+            data = self.serial.recv(65536)
+        except (TimeoutError, socket.timeout):
+            return True
+        except OSError:
+            return False
+        text = self.decoder.decode(data)
+        self.text += text
+        self.log.write(text)
+        self.log.flush()
+        return bool(data)
+
+    def wait(self, pattern, limit=None):
+        """The match of pattern in what the console said since the last match."""
+        end = min(self.deadline, time.time() + (limit or 1e9))
+        alive = True
+        while True:
+            match = re.search(pattern, self.text[self.seen:])
+            if match:
+                self.seen += match.end()
+                return match
+            if not alive or time.time() >= end:
+                raise Failed("no %r on the console; its last words: %r; QEMU: %r" %
+                             (pattern, self.text[-200:], self.errors()[-200:]))
+            alive = self.pump(0.2)
+
+    def send(self, text):
+        self.serial.settimeout(10)
+        self.serial.sendall(text.encode())
+
+    def clean(self):
+        """The guest found nothing wrong in its kernel log, QEMU and SoftKVM had nothing to complain of."""
+        bad = re.search("kernel log not clean|Kernel panic|smp error.*|self-detected stall|detected stalls|soft lockup|"
+                        "hard LOCKUP|nobody cared|Call Trace|blocked for more than", self.text)
+        if bad:
+            raise Failed(bad.group(0))
+        bad = re.search("softkvm: cannot emulate.*|KVM internal error|error: kvm run failed.*", self.errors())
+        if bad:
+            raise Failed(bad.group(0))
+
+
+class Machine(Console):
+    """One QEMU. As a context manager it is gone at the end, whatever happened."""
+
+    def __init__(self, name, *args, limit=240, prefix=(), accel="kvm", incoming=None, display=("-nographic",)):
+        super().__init__(name, limit)
         base = os.path.join(SCRATCH, name)
         self.qmp_path, self.serial_path = base + ".qmp", base + ".serial"
         for path in (self.qmp_path, self.serial_path):
             if os.path.exists(path):
                 os.unlink(path)
-        self.log = open(os.path.join(LOGS, "machine-%s.log" % name), "w", encoding="utf-8")
         self.err = os.path.join(LOGS, "machine-%s.err" % name)
         command = list(prefix) + RUNNER + ["qemu-system-x86_64", "-accel", accel, "-monitor", "none"]
         command += list(display)
@@ -101,9 +160,6 @@ class Machine:
             self.monitor.close()
         self.log.close()
 
-    def left(self):
-        return max(0.0, self.deadline - time.time())
-
     def errors(self):
         with open(self.err, encoding="utf-8", errors="replace") as f:
             return f.read()
@@ -121,41 +177,6 @@ class Machine:
                 time.sleep(0.05)
         raise Failed("QEMU did not open " + path)
 
-    # ---- serial console
-
-    def pump(self, timeout):
-        """Take what the console has to say. False at its end."""
-        self.serial.settimeout(timeout)
-        try:
-            data = self.serial.recv(65536)
-        except (TimeoutError, socket.timeout):
-            return True
-        except OSError:
-            return False
-        text = data.decode("utf-8", "replace")
-        self.text += text
-        self.log.write(text)
-        self.log.flush()
-        return bool(data)
-
-    def wait(self, pattern, limit=None):
-        """The match of pattern in what the console said since the last match."""
-        end = min(self.deadline, time.time() + (limit or 1e9))
-        alive = True
-        while True:
-            match = re.search(pattern, self.text[self.seen:])
-            if match:
-                self.seen += match.end()
-                return match
-            if not alive or time.time() >= end:
-                raise Failed("no %r on the console; its last words: %r; QEMU: %r" %
-                             (pattern, self.text[-200:], self.errors()[-200:]))
-            alive = self.pump(0.2)
-
-    def send(self, text):
-        self.serial.settimeout(10)
-        self.serial.sendall(text.encode())
-
     def finish(self, status=0):
         """QEMU ends by itself, with this status."""
         while self.pump(0.2) and self.left():
@@ -166,15 +187,6 @@ class Machine:
             raise Failed("QEMU does not end; the console's last words: %r" % self.text[-200:]) from None
         if got != status:
             raise Failed("QEMU ended with status %d: %s" % (got, self.errors()[-300:]))
-
-    def clean(self):
-        """The guest found nothing wrong in its kernel log, QEMU and SoftKVM had nothing to complain of."""
-        bad = re.search("kernel log not clean|Kernel panic|smp error.*", self.text)
-        if bad:
-            raise Failed(bad.group(0))
-        bad = re.search("softkvm: cannot emulate.*|KVM internal error|error: kvm run failed.*", self.errors())
-        if bad:
-            raise Failed(bad.group(0))
 
     # ---- QMP
 

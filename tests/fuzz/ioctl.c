@@ -522,7 +522,7 @@ static unsigned open_fds(void)
 
 static void show_fds(void)
 {
-	for (int fd = 0; fd < 256; fd++) {
+	for (int fd = 0; fd < 4096; fd++) {
 		char path[32], target[128];
 		ssize_t n;
 

@@ -23,7 +23,7 @@ check-insn: $(INSN_TESTS)
 # (ten million cases and more, a few minutes) by `make check-insn-long`. Not under sanitizers, whose
 # shadow memory lies where the test needs nothing to be.
 ORACLE := $(BUILD)/tests/insn/oracle
-ORACLE_OBJ := $(patsubst %,$(BUILD)/obj/tests/insn/%.o,oracle oracle_gen oracle_guest oracle_native)
+ORACLE_OBJ := $(patsubst %,$(BUILD)/obj/tests/insn/%.o,oracle oracle_gen oracle_guest oracle_native oracle_seg)
 -include $(ORACLE_OBJ:.o=.d)
 $(ORACLE): $(ORACLE_OBJ) $(CORE_OBJ)
 	@mkdir -p $(@D)

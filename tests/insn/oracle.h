@@ -24,17 +24,23 @@
 #define ORACLE_DATA_SIZE (3 * PAGE_SIZE)
 #define ORACLE_GS_BASE 0x1230	/* 64-bit mode */
 
-/* Segments of a process of Linux, and three in the LDT. */
+#define ORACLE_FS_BASE 0x2340
+
+/* Segments of a process of Linux, and some in the LDT. */
 #define ORACLE_CS64 0x33
 #define ORACLE_CS32 0x23
 #define ORACLE_DS 0x2b
 #define ORACLE_LDT_CS16 0x07
 #define ORACLE_LDT_DS16 0x0f
 #define ORACLE_LDT_SMALL 0x17	/* GS outside 64-bit mode: ends in the middle of DATA */
+#define ORACLE_LDT_DOWN 0x1f	/* FS outside 64-bit mode: expands down */
+#define ORACLE_LDT_FREE 4	/* entries from here on are oracle_seg.c's */
+#define ORACLE_LDT_ENTRIES 64
 #define ORACLE_CS16_BASE (ORACLE_CODE - 0x1000)
 #define ORACLE_DS16_BASE (ORACLE_DATA - 0x8000)
 #define ORACLE_DS16_LIMIT 0xd7ffu
 #define ORACLE_SMALL_LIMIT 0x17ffu
+#define ORACLE_DOWN_LIMIT 0x7ffu
 
 enum oracle_mode { ORACLE_64, ORACLE_32, ORACLE_16, ORACLE_MODES };
 
@@ -43,6 +49,8 @@ struct oracle_state {
 	u8 ymmh[16][16];
 	u64 gpr[16];
 	u64 rip, rflags;
+	u16 sel[6];		/* by enum seg */
+	u64 fs_base, gs_base;	/* in: counts with a null selector only */
 	u32 vector, error;		/* what it ended in */
 	u64 cr2;
 };
@@ -53,12 +61,17 @@ struct oracle_memory {
 };
 
 void native_init(struct oracle_memory *mem);
-void native_set_mode(enum oracle_mode mode);
+/* An LDT entry in the words of modify_ldt(2), and what the kernel makes of it; false: it refuses. */
+struct user_desc;
+bool native_set_ldt(const struct user_desc *d);
 void native_run(const struct oracle_state *in, struct oracle_state *out);
 
 void guest_init(struct oracle_memory *mem);
 void guest_set_mode(enum oracle_mode mode);
+void guest_set_ldt(unsigned nr, u64 desc);
 void guest_run(const struct oracle_state *in, struct oracle_state *out);
+/* SOFTKVM_ENGINE=dbt: 64-bit mode is the translator's. */
+bool guest_translates(void);
 /* Is this bit set in the CPUID that guests are shown? */
 bool guest_offers_bit(u32 function, enum cpuid_reg reg, unsigned bit);
 
@@ -66,10 +79,23 @@ bool guest_offers_bit(u32 function, enum cpuid_reg reg, unsigned bit);
 struct oracle_case {
 	struct oracle_state in;
 	enum oracle_mode mode;
-	u8 bytes[16];
+	u8 bytes[32];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 };
+
+/* The selectors and bases each mode begins with. */
+void oracle_default_segments(enum oracle_mode mode, struct oracle_state *s);
+
+/*
+ * oracle_seg.c: n cases about segment registers and far transfers. run gets a complete one whose code is len
+ * bytes: the decoded instruction, and perhaps one that uses what it loaded.
+ */
+void oracle_segments(enum oracle_mode mode, unsigned n, bool (*decode)(struct oracle_case *c),
+		     void (*run)(struct oracle_case *c, unsigned len));
+bool oracle_segments_differ(const struct oracle_state *n, const struct oracle_state *g, char *why, size_t len);
+/* Does a stack segment leave the upper half of ESP to chance (the kernel's, on its way back)? */
+bool oracle_is_small_stack(u16 ss);
 
 /* oracle_gen.c */
 extern u64 oracle_seed;

@@ -114,6 +114,18 @@ static void x87_value(u8 *reg)
 	memcpy(reg + 8, &exponent, 2);
 }
 
+/* AMD's CPUs have MXCSR.MM. */
+static bool has_misaligned_sse(void)
+{
+	static _Alignas(16) u8 fx[512];
+	u32 mask;
+
+	if (!fx[0])
+		asm volatile("fxsave %0" : "=m"(fx));
+	memcpy(&mask, fx + 28, 4);
+	return mask & BIT(17);
+}
+
 static u32 mxcsr_value(void)
 {
 	u32 v = 0x1f80;
@@ -122,7 +134,7 @@ static u32 mxcsr_value(void)
 		v = (v & ~0x6000u) | (rnd() & 0xe07f);
 	if (one_in(6))
 		v ^= rnd() & 0x1f80;
-	if (one_in(40))
+	if (one_in(40) && has_misaligned_sse())
 		v |= BIT(17);
 	return v;
 }
@@ -186,8 +198,22 @@ static u64 place(unsigned size)
 	}
 }
 
+void oracle_default_segments(enum oracle_mode mode, struct oracle_state *s)
+{
+	u16 data = mode == ORACLE_16 ? ORACLE_LDT_DS16 : ORACLE_DS;
+
+	s->sel[SEG_CS] = mode == ORACLE_64 ? ORACLE_CS64 : mode == ORACLE_32 ? ORACLE_CS32 : ORACLE_LDT_CS16;
+	s->sel[SEG_DS] = s->sel[SEG_ES] = s->sel[SEG_SS] = data;
+	s->sel[SEG_FS] = mode == ORACLE_64 ? 0 : ORACLE_LDT_DOWN;
+	s->sel[SEG_GS] = mode == ORACLE_64 ? 0 : ORACLE_LDT_SMALL;
+	s->fs_base = mode == ORACLE_64 ? ORACLE_FS_BASE : ORACLE_DATA;
+	s->gs_base = mode == ORACLE_64 ? ORACLE_GS_BASE : ORACLE_DATA;
+}
+
 static u64 segment_base(const struct oracle_case *c, ZydisRegister seg)
 {
+	if (seg == ZYDIS_REGISTER_FS)
+		return c->mode == ORACLE_64 ? ORACLE_FS_BASE : ORACLE_DATA;
 	if (seg == ZYDIS_REGISTER_GS)
 		return c->mode == ORACLE_64 ? ORACLE_GS_BASE : ORACLE_DATA;
 	if (c->mode == ORACLE_16)
@@ -312,6 +338,7 @@ static void fill_image(struct oracle_case *c, const ZydisDecodedOperand *op)
 	u8 buf[832];
 	u64 va = operand_address(c, op), bv = one_in(2) ? 7 : rnd() & 7;
 	u32 mxcsr = mxcsr_value();
+	bool compacted = false;
 
 	switch (c->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LDMXCSR:
@@ -321,10 +348,14 @@ static void fill_image(struct oracle_case *c, const ZydisDecodedOperand *op)
 		return;
 	case ZYDIS_MNEMONIC_XRSTOR:
 	case ZYDIS_MNEMONIC_XRSTOR64:
+		compacted = one_in(2);
+		/* fall through */
 	case ZYDIS_MNEMONIC_XSAVE:
 	case ZYDIS_MNEMONIC_XSAVE64:
 	case ZYDIS_MNEMONIC_XSAVEOPT:
 	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
 	case ZYDIS_MNEMONIC_FXRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR64:
 		fx_image(buf);
@@ -334,8 +365,13 @@ static void fill_image(struct oracle_case *c, const ZydisDecodedOperand *op)
 		for (int i = 576; i < 832; i++)
 			buf[i] = rnd();
 		memcpy(buf + 512, &bv, 8);
+		if (compacted) {
+			/* Most often all that is in XSTATE_BV, as it must be. */
+			bv = 1ull << 63 | (one_in(8) ? rnd() & 7 : bv | (rnd() & 7));
+			memcpy(buf + 520, &bv, 8);
+		}
 		if (one_in(16))
-			buf[512 + rnd() % 24] |= 8;
+			buf[512 + rnd() % (compacted ? 64 : 24)] |= 8;
 		gen_store(va, buf, sizeof(buf));
 		return;
 	default:
@@ -480,6 +516,7 @@ bool gen_state(struct oracle_case *c)
 	}
 	s->rflags = rflags_value();
 	s->rip = place_code(c);
+	oracle_default_segments(c->mode, s);
 	place_stack(c, &s->gpr[RSP]);
 	place_stack(c, &s->gpr[RBP]);
 	place_implicit(c);
@@ -547,7 +584,7 @@ static unsigned put_map(u8 *b, unsigned map)
 static void legacy_form(enum oracle_mode mode, unsigned map, u8 opcode, const u8 *prefix, unsigned rex,
 			unsigned reg, unsigned form, encoding_fn fn)
 {
-	static const u8 segments[] = { 0x2e, 0x36, 0x3e, 0x26, 0x65, 0x65 };
+	static const u8 segments[] = { 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65 };
 	u8 b[32] = { 0 };
 	unsigned n = 0;
 
@@ -593,7 +630,7 @@ static void vex_form(enum oracle_mode mode, unsigned map, unsigned pp, unsigned 
 	if (one_in(16))
 		b[n++] = 0x67;
 	if (one_in(24))
-		b[n++] = 0x65;
+		b[n++] = one_in(2) ? 0x64 : 0x65;
 	if (map == 1 && !(wl & 2) && (rxb & 3) == 3 && one_in(2)) {
 		b[n++] = 0xc5;
 		b[n++] = (rxb & 4) << 5 | vvvv << 3 | (wl & 1) << 2 | pp;

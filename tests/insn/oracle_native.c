@@ -5,7 +5,7 @@
  * case brings the state back as a signal frame.
  *
  * 1. The handler clears AC before C runs: the kernel leaves it set.
- * 2. FS stays the C library's: instructions that would change it are not run.
+ * 2. FS is the C library's, and so while C runs: the last thing loaded before a case, the first put back after it.
  */
 #include <asm/ldt.h>
 #include <asm/prctl.h>
@@ -41,8 +41,15 @@ static const int greg_of[16] = {
 	REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
-static const u16 cs_of[ORACLE_MODES] = { ORACLE_CS64, ORACLE_CS32, ORACLE_LDT_CS16 };
-static const u16 ss_of[ORACLE_MODES] = { ORACLE_DS, ORACLE_DS, ORACLE_LDT_DS16 };
+/* What the assembly below loads and finds, in this order. */
+struct native_segments {
+	u64 es, ds, fs, gs;
+	u64 fs_base;
+};
+
+struct native_segments native_seg_in __attribute__((visibility("hidden")));
+struct native_segments native_seg_out __attribute__((visibility("hidden")));
+u64 native_host_fs __attribute__((visibility("hidden")));	/* the C library's */
 
 static struct {
 	ucontext_t uc;
@@ -52,7 +59,6 @@ static struct {
 static volatile bool in_native;
 static volatile bool have_template;
 static volatile u64 nr_runs, last_tick_runs;
-static enum oracle_mode native_mode;
 static struct oracle_state *result;
 
 u64 native_saved_rsp __attribute__((visibility("hidden")));
@@ -61,12 +67,24 @@ void native_leave(void) __attribute__((visibility("hidden"), noreturn));
 void native_handler(int sig, siginfo_t *info, void *context) __attribute__((visibility("hidden")));
 void native_signal(int sig, siginfo_t *info, void *context) __attribute__((visibility("hidden")));
 
+#define SET_FS(base)	"	mov $158, %eax\n	mov $0x1002, %edi\n	mov " base ", %rsi\n	syscall\n"
+
 asm(".pushsection .text\n"
     "native_enter:\n"
     "	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
     "	mov %rsp, native_saved_rsp(%rip)\n"
-    "	pushq $0x202\n	popfq\n" /* sigreturn would leave NT and ID as they are */
-    "	mov %rdi, %rsp\n"
+    "	mov %rdi, %r12\n"
+    "	mov 0+native_seg_in(%rip), %es\n"
+    "	mov 8+native_seg_in(%rip), %ds\n"
+    "	mov 16+native_seg_in(%rip), %ebx\n"
+    "	cmp $3, %ebx\n"
+    "	jbe 1f\n"
+    "	mov %ebx, %fs\n"
+    "	jmp 2f\n"
+    "1:\n"
+    SET_FS("32+native_seg_in(%rip)")
+    "2:	pushq $0x202\n	popfq\n" /* sigreturn would leave NT and ID as they are */
+    "	mov %r12, %rsp\n"
     "	mov $15, %eax\n"
     "	syscall\n"
     "	ud2\n"
@@ -78,7 +96,26 @@ asm(".pushsection .text\n"
     "	pushfq\n"
     "	andq $0xfffffffffffbffff, (%rsp)\n"
     "	popfq\n"
-    "	jmp native_signal\n"
+    "	push %rdi\n	push %rsi\n	push %rdx\n	push %rbx\n	push %r12\n"
+    "	mov %es, 0+native_seg_out(%rip)\n"
+    "	mov %ds, 8+native_seg_out(%rip)\n"
+    "	mov %fs, %ebx\n"
+    "	mov %rbx, 16+native_seg_out(%rip)\n"
+    "	mov %gs, 24+native_seg_out(%rip)\n"
+    "	mov $158, %eax\n	mov $0x1003, %edi\n	lea 32+native_seg_out(%rip), %rsi\n	syscall\n"
+    "	mov 32+native_seg_out(%rip), %r12\n"
+    SET_FS("native_host_fs(%rip)")
+    "	mov 16(%rsp), %rdx\n	mov 24(%rsp), %rsi\n	mov 32(%rsp), %rdi\n"
+    "	call native_signal\n"
+    /* Only a tick comes back to a case. */
+    "	cmp $3, %ebx\n"
+    "	jbe 3f\n"
+    "	mov %ebx, %fs\n"
+    "	jmp 4f\n"
+    "3:\n"
+    SET_FS("%r12")
+    "4:	pop %r12\n	pop %rbx\n	add $24, %rsp\n"
+    "	ret\n"
     ".popsection\n");
 
 static void take_result(const ucontext_t *uc)
@@ -94,6 +131,14 @@ static void take_result(const ucontext_t *uc)
 	result->vector = g[REG_TRAPNO];
 	result->error = g[REG_ERR];
 	result->cr2 = g[REG_CR2];
+	result->sel[SEG_CS] = g[REG_CSGSFS];
+	result->sel[SEG_SS] = (u64)g[REG_CSGSFS] >> 48;
+	result->sel[SEG_ES] = native_seg_out.es;
+	result->sel[SEG_DS] = native_seg_out.ds;
+	result->sel[SEG_FS] = native_seg_out.fs;
+	result->sel[SEG_GS] = native_seg_out.gs;
+	result->fs_base = native_seg_out.fs_base;
+	syscall(SYS_arch_prctl, ARCH_GET_GS, &result->gs_base);
 	memcpy(result->fx, xstate, 512);
 	memcpy(&bv, xstate + XSTATE_BV, 8);
 	memset(result->ymmh, 0, sizeof(result->ymmh));
@@ -158,14 +203,18 @@ static u8 *map_twice(u64 va, size_t len, int prot)
 	return alias;
 }
 
-static void ldt_entry(unsigned nr, u32 base, u32 limit, bool code, bool is32)
+bool native_set_ldt(const struct user_desc *d)
+{
+	return !syscall(SYS_modify_ldt, 0x11, d, sizeof(*d));
+}
+
+static void ldt_entry(unsigned nr, u32 base, u32 limit, unsigned contents, bool is32)
 {
 	struct user_desc d = {
-		.entry_number = nr, .base_addr = base, .limit = limit, .seg_32bit = is32,
-		.contents = code ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA,
+		.entry_number = nr, .base_addr = base, .limit = limit, .seg_32bit = is32, .contents = contents,
 	};
 
-	if (syscall(SYS_modify_ldt, 1, &d, sizeof(d)))
+	if (!native_set_ldt(&d))
 		fail("modify_ldt");
 }
 
@@ -196,9 +245,12 @@ void native_init(struct oracle_memory *mem)
 	mem->data = map_twice(ORACLE_DATA, ORACLE_DATA_SIZE, PROT_READ | PROT_WRITE);
 	if (mprotect((void *)(ORACLE_DATA + ORACLE_DATA_RW), ORACLE_DATA_SIZE - ORACLE_DATA_RW, PROT_READ))
 		fail("mprotect");
-	ldt_entry(0, ORACLE_CS16_BASE, 0xffff, true, false);
-	ldt_entry(1, ORACLE_DS16_BASE, ORACLE_DS16_LIMIT, false, false);
-	ldt_entry(2, ORACLE_DATA, ORACLE_SMALL_LIMIT, false, true);
+	ldt_entry(0, ORACLE_CS16_BASE, 0xffff, MODIFY_LDT_CONTENTS_CODE, false);
+	ldt_entry(1, ORACLE_DS16_BASE, ORACLE_DS16_LIMIT, MODIFY_LDT_CONTENTS_DATA, false);
+	ldt_entry(2, ORACLE_DATA, ORACLE_SMALL_LIMIT, MODIFY_LDT_CONTENTS_DATA, true);
+	ldt_entry(3, ORACLE_DATA, ORACLE_DOWN_LIMIT, MODIFY_LDT_CONTENTS_STACK, true);
+	ldt_entry(ORACLE_LDT_ENTRIES - 1, 0, 0xfff, MODIFY_LDT_CONTENTS_DATA, true);	/* the table's limit */
+	syscall(SYS_arch_prctl, ARCH_GET_FS, &native_host_fs);
 	install_handlers();
 	asm volatile("ud2");
 	frame.uc.uc_mcontext.fpregs = (void *)frame.xstate;
@@ -208,15 +260,16 @@ void native_init(struct oracle_memory *mem)
 	setitimer(ITIMER_REAL, &tick, NULL);
 }
 
-void native_set_mode(enum oracle_mode mode)
+/* GS is nobody's here, and can be set from C. */
+static void load_gs(u16 selector, u64 base)
 {
-	u16 ds = mode == ORACLE_16 ? ORACLE_LDT_DS16 : ORACLE_DS;
-	u16 gs = mode == ORACLE_64 ? 0 : ORACLE_LDT_SMALL;
-
-	native_mode = mode;
-	asm volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%gs" : : "r"((u32)ds), "r"((u32)gs));
-	if (mode == ORACLE_64 && syscall(SYS_arch_prctl, ARCH_SET_GS, ORACLE_GS_BASE))
-		fail("arch_prctl");
+	if (selector > 3) {
+		asm volatile("mov %0, %%gs" : : "r"((u32)selector));
+	} else {
+		asm volatile("mov %0, %%gs" : : "r"(0));
+		if (syscall(SYS_arch_prctl, ARCH_SET_GS, base))
+			fail("arch_prctl");
+	}
 }
 
 void native_run(const struct oracle_state *in, struct oracle_state *out)
@@ -227,7 +280,11 @@ void native_run(const struct oracle_state *in, struct oracle_state *out)
 		g[greg_of[i]] = in->gpr[i];
 	g[REG_RIP] = in->rip;
 	g[REG_EFL] = in->rflags;
-	g[REG_CSGSFS] = cs_of[native_mode] | (u64)ss_of[native_mode] << 48;
+	g[REG_CSGSFS] = in->sel[SEG_CS] | (u64)in->sel[SEG_SS] << 48;
+	native_seg_in = (struct native_segments){
+		.es = in->sel[SEG_ES], .ds = in->sel[SEG_DS], .fs = in->sel[SEG_FS], .fs_base = in->fs_base,
+	};
+	load_gs(in->sel[SEG_GS], in->gs_base);
 	memcpy(frame.xstate, in->fx, 464);
 	memcpy(frame.xstate + XSTATE_YMMH, in->ymmh, sizeof(in->ymmh));
 	result = out;

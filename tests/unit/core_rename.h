@@ -50,6 +50,7 @@
 #define vcpu_read_guest fake_vcpu_read_guest
 #define vcpu_reserve fake_vcpu_reserve
 #define vcpu_stats_block fake_vcpu_stats_block
+#define vcpu_sync_others fake_vcpu_sync_others
 #define vcpu_wait fake_vcpu_wait
 #define vcpu_write_guest fake_vcpu_write_guest
 #define vm_bug fake_vm_bug
@@ -65,6 +66,7 @@
 #define vm_make_all_request fake_vm_make_all_request
 #define vm_mmio_write fake_vm_mmio_write
 #define vm_notify_acked_irq fake_vm_notify_acked_irq
+#define vm_notify_acked_sint fake_vm_notify_acked_sint
 #define vm_pio_write fake_vm_pio_write
 #define vm_register_coalesced fake_vm_register_coalesced
 #define vm_send_msi fake_vm_send_msi

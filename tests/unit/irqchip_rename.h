@@ -6,7 +6,6 @@
  */
 #ifndef TESTS_UNIT_IRQCHIP_RENAME_H
 #define TESTS_UNIT_IRQCHIP_RENAME_H
-
 #define apic_accept fake_apic_accept
 #define apic_deliver fake_apic_deliver
 #define apic_eoi fake_apic_eoi
@@ -62,6 +61,7 @@
 #define irqchip_set_state fake_irqchip_set_state
 #define irqchip_timers fake_irqchip_timers
 #define lapic_create fake_lapic_create
+#define lapic_deliver_fixed fake_lapic_deliver_fixed
 #define lapic_destroy fake_lapic_destroy
 #define lapic_enabled fake_lapic_enabled
 #define lapic_get_base fake_lapic_get_base
@@ -69,6 +69,8 @@
 #define lapic_get_tpr fake_lapic_get_tpr
 #define lapic_get_tscdeadline fake_lapic_get_tscdeadline
 #define lapic_highest_deliverable fake_lapic_highest_deliverable
+#define lapic_hv_read fake_lapic_hv_read
+#define lapic_hv_write fake_lapic_hv_write
 #define lapic_mmio_match fake_lapic_mmio_match
 #define lapic_mmio_read fake_lapic_mmio_read
 #define lapic_mmio_write fake_lapic_mmio_write

@@ -10,8 +10,10 @@
  *     Code reached without a look-up is in a page that has been looked up, or is
  *     on the same page.
  *  3. A block that is no longer true gets a jump to its exit written over its
- *     beginning, so that nobody needs to know who leads to it. Its memory is not
- *     used again before everything is dropped.
+ *     beginning, later to its successor, so that nobody needs to know who leads
+ *     to it. Its memory is not used again before everything is dropped.
+ *  5. Links to other pages lead to pages mapped globally only, and are undone
+ *     when a global fetch translation is dropped (dbt_unlink_far()).
  *  4. With more than one vCPU the others' stores come through mmu/shared_code.c.
  */
 #include <errno.h>
@@ -19,9 +21,12 @@
 #include <sys/mman.h>
 
 #include "kvm/guest_memfd.h"
-#include "kvm/guest_memfd.h"
 #include "x86/dbt/dbt.h"
+#include "x86/dbt/diff.h"
+#include "x86/dbt/verify.h"
+#include "x86/dbt/watch.h"
 #include "x86/interp/interp.h"
+#include "x86/knobs.h"
 
 static void *map_lazy(size_t size)
 {
@@ -47,10 +52,13 @@ static void dbt_free(struct dbt *d)
 	unmap_lazy(d->sites, DBT_MAX_SITES * sizeof(*d->sites));
 	unmap_lazy(d->exits, DBT_MAX_EXITS * sizeof(*d->exits));
 	unmap_lazy(d->faults, DBT_MAX_FAULTS * sizeof(*d->faults));
+	unmap_lazy(d->far_links, DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
 	unmap_lazy(d->arena, DBT_ARENA_SIZE);
 	free(d->hash);
 	free(d->pages);
 	free(d->scratch);
+	diff_destroy(d);
+	dbt_verifier_destroy(d);
 	free(d);
 }
 
@@ -63,22 +71,29 @@ int dbt_create(struct vcpu *vcpu)
 	d->sites = map_lazy(DBT_MAX_SITES * sizeof(*d->sites));
 	d->exits = map_lazy(DBT_MAX_EXITS * sizeof(*d->exits));
 	d->faults = map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
+	d->far_links = map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
 	d->arena = map_lazy(DBT_ARENA_SIZE);
 	d->hash = calloc(DBT_HASH_SIZE, sizeof(*d->hash));
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
-	if (!d->sites || !d->exits || !d->faults || !d->arena || !d->hash || !d->pages ||
-	    dbt_scratch_create(d) || codemem_init(&d->mem, DBT_CODE_SIZE)) {
+	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->hash || !d->pages ||
+	    dbt_scratch_create(d) || codemem_init(&d->mem, knob(KNOB_DBT_CACHE) << 10) ||
+	    (diff_wanted() && diff_create(vcpu, d))) {
 		dbt_free(d);
 		return -ENOMEM;
 	}
 	host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, fault_handler);
 	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
 	dbt_emit_common(d);
+	perfmap_common(d);
 	vcpu->arch.dbt = d;
 	vcpu->arch.mmu->note_code_stores = true;
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
 		d->jump_used_nr[ctx] = JUMP_USED_MAX;
 	dbt_flush_all(vcpu);
+	if (knob(KNOB_DBT_VERIFY) && dbt_verifier_create(vcpu, d)) {
+		dbt_destroy(vcpu);
+		return -ENOMEM;
+	}
 	return 0;
 }
 
@@ -98,7 +113,9 @@ void dbt_flush_all(struct vcpu *vcpu)
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
 	d->nr_faults = 0;
+	d->nr_far_links = 0;
 	d->emit.at = d->code_start;
+	dbt_verifier_reset(d);
 	vcpu->arch.mmu->nr_code_stores = 0;
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
 		dbt_flush_jumps(vcpu, ctx);
@@ -110,7 +127,7 @@ bool dbt_has_room(const struct dbt *d)
 	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= DBT_MAX_EXITS &&
 	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= DBT_MAX_FAULTS &&
-	       d->arena_used + sizeof(struct dbt_page) + sizeof(struct dbt_block) + 64 <= DBT_ARENA_SIZE;
+	       d->arena_used + sizeof(struct dbt_page) + sizeof(struct dbt_block) + 64 + 8 * DBT_BLOCK_INSNS <= DBT_ARENA_SIZE;
 }
 
 void *dbt_arena_alloc(struct dbt *d, size_t size)
@@ -168,6 +185,13 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	block_unhash(d, b);
 	e.at = b->main;
 	put_jmp(&e, b->leave);
+	/* Its ways out may lie where the jump is now. */
+	for (u32 i = b->first_exit; i < b->end_exit; i++)
+		d->exits[i].linkable = d->exits[i].far = false;
+	/* Whoever still leads here will be led on to the translation that takes its place. */
+	d->exits[b->self].field = e.at - 4;
+	d->exits[b->self].linkable = true;
+	d->exits[b->self].gpa = b->gpa;
 	vcpu->stat.blocks_invalidated++;
 }
 
@@ -199,13 +223,20 @@ static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
 	return &d->pages[(gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 40 & (DBT_PAGE_HASH_SIZE - 1)];
 }
 
-struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
+static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
 {
 	struct dbt_page *p = *page_slot(d, gpa);
 
 	while (p && p->gpa != gpa)
 		p = p->next;
 	return p;
+}
+
+struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
+{
+	struct dbt_page *p = page_find_any(d, gpa);
+
+	return p && p->marked ? p : NULL;
 }
 
 static enum exec access_failed(void)
@@ -217,24 +248,33 @@ static enum exec access_failed(void)
 	return EXEC_EFAULT;
 }
 
-static struct dbt_page *page_create(struct vcpu *vcpu, gpa_t gpa, const u8 *host, enum exec *r)
+/* Its bytes as they are now; from here on stores are noticed. False: not now, or *r. */
+static bool page_mark(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
-	struct dbt_page *page, **slot = page_slot(d, gpa);
 
 	/* Before the bytes are read: a later store will then be noticed. */
-	mmu_mark_code_page(vcpu, gpa);
-	if (d->many_vcpus && !mmu_share_code_page(vcpu, gpa))
-		return NULL; /* the interpreter can do without */
-	page = dbt_arena_alloc(d, sizeof(*page));
-	page->blocks = NULL;
-	page->gpa = gpa;
-	page->verified = d->generation;
-	page->verified_global = d->global_generation;
+	mmu_mark_code_page(vcpu, page->gpa, CODE_DBT);
+	if (d->many_vcpus && !mmu_share_code_page(vcpu, page->gpa))
+		return false; /* the interpreter can do without */
 	if (host_copy(page->bytes, host, PAGE_SIZE)) {
 		*r = access_failed();
-		return NULL;
+		return false;
 	}
+	page->verified = d->generation;
+	page->verified_global = d->global_generation;
+	page->stores = 0;
+	page->marked = true;
+	return true;
+}
+
+static struct dbt_page *page_create(struct dbt *d, gpa_t gpa)
+{
+	struct dbt_page *page = dbt_arena_alloc(d, sizeof(*page)), **slot = page_slot(d, gpa);
+
+	page->blocks = NULL;
+	page->gpa = gpa;
+	page->marked = false;
 	page->next = *slot;
 	*slot = page;
 	return page;
@@ -244,12 +284,15 @@ static struct dbt_page *page_create(struct vcpu *vcpu, gpa_t gpa, const u8 *host
 struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
-	struct dbt_page *page = dbt_page_find(d, gpa);
+	struct dbt_page *page = page_find_any(d, gpa);
 	int differs;
 
 	*r = EXEC_OK;
-	if (!page)
-		return page_create(vcpu, gpa, host, r);
+	if (unlikely(!page || !page->marked)) {
+		if (!page)
+			page = page_create(d, gpa);
+		return page_mark(vcpu, page, host, r) ? page : NULL;
+	}
 	if (likely(global ? page->verified_global == d->global_generation : page->verified == d->generation))
 		return page;
 	differs = host_compare(page->bytes, host, PAGE_SIZE);
@@ -269,6 +312,8 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool
 	return page;
 }
 
+#define PAGE_STORES_MAX 200
+
 static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
 {
 	struct dbt *d = vcpu->arch.dbt;
@@ -281,6 +326,13 @@ static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
 	if (!page)
 		return false;
 	any = page_invalidate(vcpu, page, off, off + st->len, NULL);
+	/* Data by now: no more trouble with each store. */
+	if (!page->blocks || ++page->stores > PAGE_STORES_MAX) {
+		any |= page_invalidate(vcpu, page, 0, PAGE_SIZE, NULL);
+		page->marked = false;
+		mmu_unmark_code_page(vcpu, page->gpa, CODE_DBT);
+		return any;
+	}
 	slot = mmu_find_slot(vcpu, st->gpa);
 	/* If it cannot be read now, the next look-up will see. */
 	host = slot ? vcpu_guest_host(vcpu, slot, st->gpa) : NULL;
@@ -333,10 +385,10 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 
 	if (d->jump_used_nr[ctx] < JUMP_USED_MAX) {
 		for (u32 i = 0; i < d->jump_used_nr[ctx]; i++)
-			t->va[d->jump_used[ctx][i]] = TLB_INVALID;
+			t->at[d->jump_used[ctx][i]].va = TLB_INVALID;
 	} else {
 		for (u32 i = 0; i < JUMP_TABLE_SIZE; i++)
-			t->va[i] = TLB_INVALID;
+			t->at[i].va = TLB_INVALID;
 	}
 	d->jump_used_nr[ctx] = 0;
 	d->jump_local[ctx] = false;
@@ -348,10 +400,10 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
 	u32 i = va & (JUMP_TABLE_SIZE - 1);
 
-	if (t->va[i] == TLB_INVALID && d->jump_used_nr[ctx] < JUMP_USED_MAX)
+	if (t->at[i].va == TLB_INVALID && d->jump_used_nr[ctx] < JUMP_USED_MAX)
 		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;
-	t->va[i] = va;
-	t->code[i] = d->mem.rx + b->slot_poll;
+	t->at[i].va = va;
+	t->at[i].code = d->mem.rx + b->slot_poll;
 }
 
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to)
@@ -361,6 +413,26 @@ void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *t
 	u32 target = x->host_flags ? (poll ? to->host_poll : to->host) : (poll ? to->slot_poll : to->slot);
 
 	patch_rel32(&d->emit, x->field, target);
+}
+
+/* A link to another page: whoever undoes it must find it. */
+void dbt_link_far(struct dbt *d, u32 exit, const struct dbt_block *to)
+{
+	if (d->nr_far_links == DBT_MAX_FAR_LINKS)
+		return;
+	d->far_links[d->nr_far_links++] = exit;
+	dbt_link(d, &d->exits[exit], to);
+}
+
+void dbt_unlink_far(struct dbt *d)
+{
+	for (u32 i = 0; i < d->nr_far_links; i++) {
+		const struct dbt_exit *x = &d->exits[d->far_links[i]];
+
+		if (x->far)
+			patch_rel32(&d->emit, x->field, x->stub);
+	}
+	d->nr_far_links = 0;
 }
 
 /* ---- faults -------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  * The translator's dispatcher: what happens between two visits to translated code.
  *
  *  1. Whatever is not plain execution in 64-bit mode (single steps, breakpoints,
- *     interrupt shadows, RFLAGS.RF, instructions that cross a page) is the interpreter's.
+ *     interrupt shadows, instructions that cross a page) is the interpreter's.
  *  2. Translated code is entered only with no request pending, jump tables that belong to the
  *     present mappings and mode, and no noted store to code unexamined, other vCPUs' included.
  *  3. gs base is the client's except inside dbt_run().
@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "host/syscall.h"
 #include "x86/dbt/dbt.h"
+#include "x86/dbt/diff.h"
+#include "x86/knobs.h"
 
 /* ---- gs ------------------------------------------------------------------------------ */
 
@@ -63,7 +65,7 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 			return DBT_CALL_DONE;
 	}
 	if (r == EXEC_OK || r == EXEC_END)
-		a->rip += s->insn.len;
+		a->rip = (a->rip + s->insn.len) & ip_mask(vcpu);
 	d->result = r;
 	return DBT_CALL_LEAVE;
 }
@@ -87,6 +89,8 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 		d->seen_global_drops = mmu->global_drops;
 		d->generation++;
 		d->global_generation += all;
+		if (all)
+			dbt_unlink_far(d);
 		for (unsigned i = 0; i < NR_TLBS; i++)
 			if (all || d->jump_local[i])
 				dbt_flush_jumps(vcpu, i);
@@ -141,9 +145,9 @@ static bool may_go_on(const struct vcpu *vcpu)
 {
 	const struct vcpu_arch *a = &vcpu->arch;
 
-	return !a->interrupt_shadow && !(a->rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF)) && !a->db_trap &&
+	return !a->interrupt_shadow && !(a->rflags & X86_EFLAGS_TF) && !a->db_trap &&
 	       !a->exit_after_insn && !(a->eff_dr7 & 0xff) && !a->triple_fault_pending &&
-	       in_64bit_mode(vcpu) &&
+	       in_flat_mode(vcpu) &&
 	       atomic_load_explicit(&((struct vcpu *)vcpu)->arch.mp_state, memory_order_relaxed) ==
 		       KVM_MP_STATE_RUNNABLE;
 }
@@ -164,6 +168,11 @@ static bool indirect_target_ok(struct vcpu *vcpu, const struct dbt_site *s)
 	return false;
 }
 
+static bool leads_to(const struct dbt_exit *x, const struct dbt_block *b)
+{
+	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && (!x->gpa || x->gpa == b->gpa);
+}
+
 typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
 
 static enum exec dispatch(struct vcpu *vcpu)
@@ -173,6 +182,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
 	const struct dbt_exit *link = NULL;
 	bool indirect = false, global = false;
+	const bool linking = knob(KNOB_DBT_LINK) && !d->diff;
 
 	for (;;) {
 		struct dbt_block *b;
@@ -184,8 +194,15 @@ static enum exec dispatch(struct vcpu *vcpu)
 		if (unlikely(vcpu_has_requests(vcpu)))
 			return EXEC_RETRY;
 		if (unlikely(!may_go_on(vcpu)))
-			return a->rflags & X86_EFLAGS_RF ? interp_run(vcpu, true) : EXEC_END;
+			return EXEC_END;
+		/* No breakpoints are set: nothing heeds it, and the next instruction would clear it. */
+		a->rflags &= ~(u64)X86_EFLAGS_RF;
 		flushes = vcpu->stat.dbt_flushes;
+		/* An instruction of its own may have made the interpreter drop the thunks that sites point to. */
+		if (unlikely(d->engine_generation != interp_generation(vcpu))) {
+			d->engine_generation = interp_generation(vcpu);
+			dbt_flush_all(vcpu);
+		}
 		if (unlikely(a->mmu->nr_code_stores))
 			dbt_take_code_stores(vcpu);
 		if (unlikely(d->many_vcpus) && d->code_log_seen != mmu_code_log_head(vcpu->vm))
@@ -206,16 +223,20 @@ static enum exec dispatch(struct vcpu *vcpu)
 			indirect = false;
 			continue;
 		}
-		if (link && link->linkable && link->target == b->va && link->ctx == b->ctx &&
-		    link->mode_key == b->mode_key) {
-			dbt_link(d, link, b);
+		if (unlikely(!linking)) {
+			/* For tests: every block comes back here. */
+		} else if (link && leads_to(link, b) && (link->linkable || (link->far && global))) {
+			if (link->linkable)
+				dbt_link(d, link, b);
+			else
+				dbt_link_far(d, link - d->exits, b);
 			vcpu->stat.dbt_links++;
 		} else if (link || indirect) {
 			dbt_jump_add(vcpu, ctx, b->va, b);
 			d->jump_local[ctx] |= !global;
 		}
 		vcpu->stat.dbt_entries++;
-		why = enter(vcpu, d->mem.rx + b->slot);
+		why = unlikely(d->diff) ? diff_enter(vcpu, b) : enter(vcpu, d->mem.rx + b->slot);
 		link = NULL;
 		indirect = false;
 		switch (why >> 28) {
@@ -249,7 +270,7 @@ bool dbt_wanted(const struct vcpu *vcpu)
 	if (unlikely(!w)) {
 		const char *engine = getenv("SOFTKVM_ENGINE");
 
-		w = engine && !strcmp(engine, "dbt") ? 1 : -1;
+		w = engine && (!strcmp(engine, "dbt") || !strcmp(engine, "diff")) ? 1 : -1;
 		atomic_store(&wanted, w);
 	}
 	return w > 0;

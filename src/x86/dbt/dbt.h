@@ -48,10 +48,13 @@ struct dbt_site {
 struct dbt_exit {
 	u64 target;
 	u32 field;		/* code offset of the distance to patch, 0: none */
+	u32 stub;		/* where it leads while there is no link; links to other pages only */
 	bool host_flags;	/* the flags are in the host's at that point */
-	bool linkable;
+	bool linkable;		/* to a block of the same page */
+	bool far;		/* to one of another page, if that is mapped globally */
 	u8 ctx;
 	u32 mode_key;
+	gpa_t gpa;		/* of target, 0: any. What stands for a dropped block leads to its successor only */
 };
 
 struct dbt_block {
@@ -63,10 +66,20 @@ struct dbt_block {
 	u8 ctx;				/* enum tlb_context */
 	bool main_host;			/* flags are expected in the host's at `main` */
 	u16 len;
-	u32 leave;			/* code that leaves for the dispatcher with rip at va */
+	u32 leave;			/* code that leaves for the dispatcher with rip at va... */
+	u32 self;			/* ...by this exit */
+	u32 first_exit, end_exit;	/* all exits */
 	u32 main;			/* code offset all entries go through */
 	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
 	u32 code_end;
+	/* For diff.c: */
+	bool comparable;
+	u8 nr_insns;
+	struct diff_insn {
+		u16 undefined;		/* flags that are after it */
+		u16 dead;		/* flags that the rest of the block overwrites unread */
+		u8 len;
+	} *insns;
 };
 
 /* A guest page with translations. */
@@ -75,6 +88,8 @@ struct dbt_page {
 	gpa_t gpa;
 	u32 verified, verified_global;	/* generations in which bytes was last found equal to memory */
 	struct dbt_block *blocks;
+	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
+	u16 stores;			/* noticed since it was marked */
 	_Alignas(16) u8 bytes[PAGE_SIZE];
 };
 
@@ -85,9 +100,9 @@ struct dbt_fault_row {
 };
 #define FAULT_HOST_FLAGS BIT(31)
 
-#define DBT_CODE_SIZE (32u << 20)
 #define DBT_MAX_SITES (400u << 10)
 #define DBT_MAX_EXITS (512u << 10)
+#define DBT_MAX_FAR_LINKS (256u << 10)
 #define DBT_MAX_FAULTS (512u << 10)
 #define DBT_HASH_SIZE 65536u
 #define DBT_PAGE_HASH_SIZE 4096u
@@ -103,6 +118,8 @@ struct dbt {
 	struct dbt_exit *exits;
 	struct dbt_fault_row *faults;
 	u32 nr_sites, nr_exits, nr_faults;
+	u32 *far_links;		/* exits */
+	u32 nr_far_links;
 	struct dbt_block **hash;
 	struct dbt_page **pages;
 	u8 *arena;
@@ -120,6 +137,8 @@ struct dbt {
 	/* offsets of the common code */
 	u32 enter, slow, exit_slot, exit_host, exit_indirect, load_vec;
 	struct dbt_scratch *scratch;	/* translate.c */
+	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
+	struct diff *diff;		/* NULL: no comparison with the interpreter */
 	u32 jump_used_nr[NR_TLBS];
 #define JUMP_USED_MAX 2048
 	u16 jump_used[NR_TLBS][JUMP_USED_MAX];
@@ -142,6 +161,7 @@ bool dbt_has_room(const struct dbt *d);
 void *dbt_arena_alloc(struct dbt *d, size_t size);
 struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx);
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b);
+/* NULL also if there are no translations. */
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
 /* The page with its bytes checked against memory, or NULL and *r. */
 struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool global, enum exec *r);
@@ -152,6 +172,8 @@ void dbt_take_code_log(struct vcpu *vcpu);
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx);
 void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b);
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to);
+void dbt_link_far(struct dbt *d, u32 exit, const struct dbt_block *to);
+void dbt_unlink_far(struct dbt *d);
 
 /* translate.c: the block at va, whose page is verified. NULL: not ours (crosses the page), or *r. */
 struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx);
@@ -170,6 +192,15 @@ struct hins {
 };
 /* Put the guest's instruction with its registers and memory operand replaced. False: cannot be encoded. */
 bool dbt_encode(struct emit *e, const struct hins *h);
+
+/* Of code that is not 64-bit: would the host's 64-bit mode understand the same? */
+bool dbt_encodable32(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes);
+
+/* MOV between the accumulator and an absolute address. */
+static inline bool is_moffs(const ZydisDecodedInstruction *zi)
+{
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xfc) == 0xa0;
+}
 
 static inline u8 host_gpr(const struct hins *h, u8 guest)
 {

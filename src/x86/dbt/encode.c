@@ -8,7 +8,7 @@
 #include "x86/dbt/dbt.h"
 
 struct fields {
-	u8 reg, rm, opcode_reg, vvvv;
+	u8 mod, reg, rm, opcode_reg, vvvv;
 	bool has_modrm, has_opcode_reg;
 };
 
@@ -29,6 +29,7 @@ static struct fields get_fields(const struct hins *h, u8 r, u8 b, u8 vvvv, bool 
 	const ZydisDecodedInstruction *zi = h->zi;
 	struct fields f = {
 		.has_modrm = zi->attributes & ZYDIS_ATTRIB_HAS_MODRM,
+		.mod = zi->raw.modrm.mod,
 		.reg = zi->raw.modrm.reg | r << 3,
 		.rm = zi->raw.modrm.rm | b << 3,
 		.vvvv = vvvv,
@@ -65,7 +66,7 @@ static void put_rm_bytes(struct emit *e, const struct hins *h, const struct fiel
 	if (h->has_mem)
 		put_modrm_mem(e, f->reg, &h->mem);
 	else
-		put8(e, h->zi->raw.modrm.mod << 6 | (f->reg & 7) << 3 | (f->rm & 7));
+		put8(e, f->mod << 6 | (f->reg & 7) << 3 | (f->rm & 7));
 }
 
 /* Whatever follows the address bytes: immediates, registers named by one. */
@@ -83,6 +84,32 @@ static void put_immediates(struct emit *e, const struct hins *h)
 		put8(e, h->bytes[at]);
 }
 
+/*
+ * Opcodes that 64-bit mode does not have, or has for something else, in their longer form: 82 is 80,
+ * A0 to A3 are 88 to 8B with an address, 40 to 4F are FF /0 and /1 with a register.
+ */
+static u8 widen_opcode32(const struct hins *h, struct fields *f)
+{
+	const ZydisDecodedInstruction *zi = h->zi;
+
+	if (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return zi->opcode;
+	if (is_moffs(zi)) {
+		f->has_modrm = true;
+		f->reg = RAX;
+		return 0x88 | (zi->opcode & 1) | (zi->opcode & 2 ? 0 : 2);
+	}
+	if ((zi->opcode & 0xf0) == 0x40) {
+		f->has_modrm = true;
+		f->mod = 3;
+		f->reg = zi->opcode >> 3 & 1;
+		f->rm = f->opcode_reg;
+		f->has_opcode_reg = false;
+		return 0xff;
+	}
+	return zi->opcode == 0x82 ? 0x80 : zi->opcode;
+}
+
 static bool encode_legacy(struct emit *e, const struct hins *h)
 {
 	const ZydisDecodedInstruction *zi = h->zi;
@@ -90,7 +117,7 @@ static bool encode_legacy(struct emit *e, const struct hins *h)
 	bool size_prefix = h->int_class && zi->operand_width == 16 &&
 			   zi->mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B;
 	struct fields f = get_fields(h, has_rex && zi->raw.rex.R, has_rex && zi->raw.rex.B, 0, &high8);
-	u8 rex = (has_rex && zi->raw.rex.W) << 3;
+	u8 rex = (has_rex && zi->raw.rex.W) << 3, opcode = widen_opcode32(h, &f);
 
 	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
 		u8 value = zi->raw.prefixes[i].value;
@@ -128,7 +155,7 @@ static bool encode_legacy(struct emit *e, const struct hins *h)
 	default:
 		return false;
 	}
-	put8(e, f.has_opcode_reg ? (zi->opcode & ~7) | (f.opcode_reg & 7) : zi->opcode);
+	put8(e, f.has_opcode_reg ? (opcode & ~7) | (f.opcode_reg & 7) : opcode);
 	put_rm_bytes(e, h, &f);
 	put_immediates(e, h);
 	return true;
@@ -141,7 +168,9 @@ static bool encode_vex(struct emit *e, const struct hins *h)
 	bool three = vex[0] == 0xc4, high8 = false;
 	u8 b1 = three ? vex[1] : (vex[1] & 0x80) | 0x61;
 	u8 b2 = three ? vex[2] : vex[1] & 0x7f;
-	struct fields f = get_fields(h, !(b1 & 0x80), !(b1 & 0x20), ~(b2 >> 3) & 15, &high8);
+	bool long_mode = h->zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64; /* else: the top bits of register numbers mean nothing */
+	struct fields f = get_fields(h, !(b1 & 0x80), long_mode && !(b1 & 0x20),
+				     ~(b2 >> 3) & (long_mode ? 15 : 7), &high8);
 	u8 xb = h->has_mem ? mem_rex(&h->mem) : f.rm > 7;
 
 	put8(e, 0xc4);
@@ -151,6 +180,25 @@ static bool encode_vex(struct emit *e, const struct hins *h)
 	put_rm_bytes(e, h, &f);
 	put_immediates(e, h);
 	return true;
+}
+
+/* Outside 64-bit mode W means nothing beside general registers, and a register in an immediate has three bits. */
+bool dbt_encodable32(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes)
+{
+	bool vex_w = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && zi->raw.vex.W;
+	bool high8;
+
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		const ZydisDecodedOperand *op = &ops[i];
+
+		if (vex_w && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    gpr_from_zydis(op->reg.value, &high8) != INSN_NOREG)
+			return false;
+		if (op->encoding == ZYDIS_OPERAND_ENCODING_IS4 && (bytes[zi->length - 1] & 0x80))
+			return false;
+	}
+	return !vex_w || (zi->mnemonic != ZYDIS_MNEMONIC_VMOVD && zi->mnemonic != ZYDIS_MNEMONIC_VPEXTRD &&
+			  zi->mnemonic != ZYDIS_MNEMONIC_VPINSRD && zi->meta.category != ZYDIS_CATEGORY_CONVERT);
 }
 
 bool dbt_encode(struct emit *e, const struct hins *h)

@@ -10,7 +10,7 @@
  *     again; leaving stores them.
  *  3. rsp is 16-byte aligned in blocks; a call of a common part makes it 8 less.
  */
-#include "x86/dbt/dbt.h"
+#include "x86/dbt/diff.h"
 
 #define VCPU_REG(r) ((s32)(offsetof(struct vcpu, arch.regs) + 8 * (r)))
 #define VCPU_YMM(r) ((s32)(offsetof(struct vcpu, arch.fpu.ymm) + 32 * (r)))
@@ -225,6 +225,8 @@ void dbt_emit_common(struct dbt *d)
 	emit_exits(d);
 	emit_slow(d);
 	emit_load_vec(d);
+	if (d->diff)
+		diff_emit_common(d);
 	d->code_start = (d->emit.at + 63) & ~63u;
 	d->emit.at = d->code_start;
 }

@@ -17,7 +17,9 @@
 #include <stdlib.h>
 
 #include "x86/decode/decode.h"
-#include "x86/dbt/dbt.h"
+#include "x86/dbt/diff.h"
+#include "x86/dbt/verify.h"
+#include "x86/dbt/watch.h"
 
 enum kind {
 	K_HANDLER, K_NATIVE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_PUSHF, K_STAC, K_CLAC, K_CLI, K_STI,
@@ -64,6 +66,7 @@ struct cold {
 struct dbt_scratch {
 	struct tinsn insns[DBT_BLOCK_INSNS + 1];
 	struct cold cold[4 * DBT_BLOCK_INSNS];
+	u32 starts[DBT_BLOCK_INSNS + 2];	/* code offsets of the instructions, for who wants to look at them */
 };
 
 struct trans {
@@ -77,6 +80,7 @@ struct trans {
 	u64 va;			/* of the block */
 	bool host, slot;	/* where live flags are */
 	bool vec_live;
+	unsigned width;		/* W8, W4: of pointers and of the stack */
 };
 
 int dbt_scratch_create(struct dbt *d)
@@ -127,16 +131,45 @@ static bool note_register(struct tinsn *t, const ZydisDecodedOperand *op, bool *
 	}
 }
 
-static bool note_memory(struct tinsn *t, const ZydisDecodedOperand *op)
+static bool code32(const struct tinsn *t)
+{
+	return t->zi.machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+}
+
+/* 32-bit code, which is flat: FS and GS may still have limits, and nobody writes through CS. */
+static bool segment_ok(const struct trans *tr, const ZydisDecodedOperand *op)
+{
+	switch (seg_from_zydis(op->mem.segment)) {
+	case SEG_CS:
+		return !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	case SEG_FS:
+		return tr->vcpu->arch.fs_whole;
+	case SEG_GS:
+		return tr->vcpu->arch.gs_whole;
+	default:
+		return true;
+	}
+}
+
+static bool note_memory(const struct trans *tr, struct tinsn *t, const ZydisDecodedOperand *op)
 {
 	unsigned size = op->size / 8;
 
 	if (t->mem || op->mem.type != ZYDIS_MEMOP_TYPE_MEM || !size || size > 64 ||
 	    op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT ||
-	    op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || op->mem.base == ZYDIS_REGISTER_EIP)
+	    (op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && !(code32(t) && is_moffs(&t->zi))) ||
+	    op->mem.base == ZYDIS_REGISTER_EIP)
+		return false;
+	if (code32(t) && (t->zi.address_width != 32 || !segment_ok(tr, op)))
 		return false;
 	t->mem = op;
 	return true;
+}
+
+/* Of the stack and of pointers. */
+static unsigned word_size(const struct tinsn *t)
+{
+	return code32(t) ? 4 : 8;
 }
 
 static bool is_bit_string(const struct tinsn *t)
@@ -167,7 +200,7 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *zi)
 }
 
 /* May the host execute this very instruction? */
-static bool native_form(struct tinsn *t)
+static bool native_form(const struct trans *tr, struct tinsn *t)
 {
 	const ZydisDecodedInstruction *zi = &t->zi;
 	u8 class = allowed[zi->mnemonic];
@@ -184,10 +217,12 @@ static bool native_form(struct tinsn *t)
 		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER)
 			ok = note_register(t, op, &high8);
 		else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
-			ok = note_memory(t, op);
+			ok = note_memory(tr, t, op);
 		if (!ok)
 			return false;
 	}
+	if (code32(t) && !dbt_encodable32(zi, t->ops, t->bytes))
+		return false;
 	if (is_bit_string(t) || t->nr_homed > (t->mem ? 1 : 2))
 		return false;
 	/* AH to DH cannot be named beside registers that need a prefix. */
@@ -240,26 +275,28 @@ static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 	bool reg = t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	bool imm = t->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
-	if (!near || (imm && t->zi.mnemonic != ZYDIS_MNEMONIC_RET && !is_canonical(target)))
+	if (!near || (imm && t->zi.mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target)))
+		return K_HANDLER;
+	if (code32(t) && t->insn.opsize != 4)
 		return K_HANDLER;
 	switch (t->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (imm)
 			return K_JMP;
-		return reg || note_memory(t, &t->ops[0]) ? K_JMP_IND : K_HANDLER;
+		return reg || note_memory(tr, t, &t->ops[0]) ? K_JMP_IND : K_HANDLER;
 	case ZYDIS_MNEMONIC_CALL:
 		if (imm)
 			return K_CALL;
-		return reg || note_memory(t, &t->ops[0]) ? K_CALL_IND : K_HANDLER;
+		return reg || note_memory(tr, t, &t->ops[0]) ? K_CALL_IND : K_HANDLER;
 	case ZYDIS_MNEMONIC_RET:
 		return K_RET;
 	case ZYDIS_MNEMONIC_LOOP:
-		return t->zi.address_width == 64 ? K_LOOP : K_HANDLER;
+		return t->zi.address_width >= 32 ? K_LOOP : K_HANDLER;
 	case ZYDIS_MNEMONIC_JRCXZ:
-		return t->zi.address_width == 64 ? K_JRCXZ : K_HANDLER;
+	case ZYDIS_MNEMONIC_JECXZ:
+		return K_JRCXZ;
 	case ZYDIS_MNEMONIC_LOOPE:
 	case ZYDIS_MNEMONIC_LOOPNE:
-	case ZYDIS_MNEMONIC_JECXZ:
 	case ZYDIS_MNEMONIC_JCXZ:
 		return K_HANDLER;
 	default:
@@ -267,19 +304,19 @@ static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 	}
 }
 
-static enum kind classify_stack(struct tinsn *t)
+static enum kind classify_stack(const struct trans *tr, struct tinsn *t)
 {
 	const ZydisDecodedOperand *op = &t->ops[0];
 	bool high8;
 
-	if (t->insn.opsize != 8 || (t->insn.flags & INSN_LOCK))
+	if (t->insn.opsize != word_size(t) || (t->insn.flags & INSN_LOCK))
 		return K_HANDLER;
 	switch (t->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEAVE:
 		return K_LEAVE;
 	case ZYDIS_MNEMONIC_PUSH:
 		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
-			return note_memory(t, op) ? K_PUSH : K_HANDLER;
+			return note_memory(tr, t, op) ? K_PUSH : K_HANDLER;
 		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_from_zydis(op->reg.value, &high8) == INSN_NOREG)
 			return K_HANDLER;
 		return K_PUSH;
@@ -317,9 +354,9 @@ static enum kind classify(struct trans *tr, struct tinsn *t)
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE:
-		return classify_stack(t);
+		return classify_stack(tr, t);
 	case ZYDIS_MNEMONIC_LEA:
-		if (t->ops[1].mem.base == ZYDIS_REGISTER_EIP || t->insn.opsize < 4)
+		if (t->ops[1].mem.base == ZYDIS_REGISTER_EIP || t->insn.opsize < 4 || t->zi.address_width < 32)
 			return K_HANDLER;
 		return K_LEA;
 	default:
@@ -327,7 +364,7 @@ static enum kind classify(struct trans *tr, struct tinsn *t)
 	}
 	if (allowed[t->zi.mnemonic] == NOP)
 		return K_NOP;
-	return native_form(t) ? K_NATIVE : K_HANDLER;
+	return native_form(tr, t) ? K_NATIVE : K_HANDLER;
 }
 
 /* ---- decoding and liveness ------------------------------------------------------------- */
@@ -360,7 +397,8 @@ static void tinsn_init(struct trans *tr, struct tinsn *t)
 	}
 	t->end = t->kind >= K_JCC ||
 		 (t->kind == K_HANDLER && ((t->insn.flags & INSN_END_BLOCK) ||
-					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ));
+					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFD));
 }
 
 static void decode_block(struct trans *tr, const struct dbt_page *page)
@@ -376,7 +414,10 @@ static void decode_block(struct trans *tr, const struct dbt_page *page)
 		t->rip = (tr->va & PAGE_MASK) + off;
 		if (!decode_insn_full(tr->vcpu, t->bytes, left, &t->insn, &t->zi, t->ops))
 			break;
+		if (unlikely(tr->d->diff) && tr->nr && diff_excludes(&t->zi, t->ops))
+			break;
 		tinsn_init(tr, t);
+		t->end |= unlikely(tr->d->diff) && diff_excludes(&t->zi, t->ops);
 		tr->nr++;
 		off += t->insn.len;
 		if (t->end)
@@ -525,15 +566,14 @@ static void put_leave(struct trans *tr, u32 exit, bool host_flags)
 	put_jmp(tr->e, host_flags ? tr->d->exit_host : tr->d->exit_slot);
 }
 
-static s32 jump_va(unsigned ctx, u64 i)
+static s32 jump_entry(unsigned ctx, u64 i, size_t field)
 {
-	return offsetof(struct mmu, jumps[0].va) + ctx * sizeof(struct jump_table) + 8 * i;
+	return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + sizeof(struct jump_entry_host) * i +
+	       field;
 }
 
-static s32 jump_code(unsigned ctx, u64 i)
-{
-	return offsetof(struct mmu, jumps[0].code) + ctx * sizeof(struct jump_table) + 8 * i;
-}
+#define JUMP_VA offsetof(struct jump_entry_host, va)
+#define JUMP_CODE offsetof(struct jump_entry_host, code)
 
 /* Through the jump table to a known address. Flags are in the slot. */
 static void put_jump_known(struct trans *tr, u64 target)
@@ -543,9 +583,15 @@ static void put_jump_known(struct trans *tr, u64 target)
 
 	c->index = exit_new(tr, target, false);
 	put_mov_imm(tr->e, T0, target);
-	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_va(tr->ctx, i)));
+	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_VA)));
 	put_jcc_cold(tr, CC_NE, c);
-	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_code(tr->ctx, i)));
+	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_CODE)));
+}
+
+/* The kernel's code is mapped globally, as a rule, and the rest of the kernel with it. */
+static bool far_link_wanted(const struct trans *tr, u64 target)
+{
+	return tr->ctx < TLB_USER && (s64)target < 0;
 }
 
 static bool same_page(const struct trans *tr, u64 target)
@@ -553,12 +599,23 @@ static bool same_page(const struct trans *tr, u64 target)
 	return !((tr->va ^ target) & PAGE_MASK);
 }
 
+/* The distance just written may be patched. */
+static void exit_set_link(struct trans *tr, u32 exit, bool far)
+{
+	struct dbt_exit *x = &tr->d->exits[exit];
+
+	x->field = tr->e->at - 4;
+	x->linkable = !far;
+	x->far = far;
+}
+
 /* Unconditionally to target: the end of the straight path. */
 static void put_exit(struct trans *tr, u64 target)
 {
+	bool far = !same_page(tr, target);
 	struct cold *c;
 
-	if (!same_page(tr, target)) {
+	if (far && !far_link_wanted(tr, target)) {
 		flags_to_slot(tr, FLAGS_ALL);
 		put_jump_known(tr, target);
 		return;
@@ -568,23 +625,45 @@ static void put_exit(struct trans *tr, u64 target)
 	c->host_flags = tr->host;
 	put_jmp(tr->e, 0);
 	c->fields[c->nr_fields++] = tr->e->at - 4;
-	tr->d->exits[c->index].field = tr->e->at - 4;
-	tr->d->exits[c->index].linkable = true;
+	exit_set_link(tr, c->index, far);
 }
 
 static void put_exit_if(struct trans *tr, u8 cc, u64 target)
 {
-	bool near = same_page(tr, target);
-	struct cold *c = cold_new(tr, near ? COLD_EXIT : COLD_JUMP);
+	bool far = !same_page(tr, target);
+	bool link = !far || far_link_wanted(tr, target);
+	struct cold *c = cold_new(tr, link ? COLD_EXIT : COLD_JUMP);
 
 	c->host_flags = true;
 	c->target = target;
 	put_jcc_cold(tr, cc, c);
-	if (!near)
+	if (!link)
 		return;
 	c->index = exit_new(tr, target, true);
-	tr->d->exits[c->index].field = tr->e->at - 4;
-	tr->d->exits[c->index].linkable = true;
+	exit_set_link(tr, c->index, far);
+}
+
+/* While there is no link to another page, the jump table may have it. */
+static void put_cold_exit(struct trans *tr, struct cold *c)
+{
+	struct dbt_exit *x = &tr->d->exits[c->index];
+	u64 i = x->target & (JUMP_TABLE_SIZE - 1);
+	u32 miss;
+
+	if (!x->far) {
+		put_leave(tr, c->index, c->host_flags);
+		return;
+	}
+	x->stub = tr->e->at;
+	if (c->host_flags)
+		flags_save(tr->e);
+	put_mov_imm(tr->e, T0, x->target);
+	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_VA)));
+	put_jcc(tr->e, CC_NE, 0);
+	miss = tr->e->at - 4;
+	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_CODE)));
+	patch_rel32(tr->e, miss, tr->e->at);
+	put_leave(tr, c->index, false);
 }
 
 static void put_cold(struct trans *tr, struct cold *c)
@@ -605,7 +684,7 @@ static void put_cold(struct trans *tr, struct cold *c)
 		put_jmp(e, c->resume);
 		break;
 	case COLD_EXIT:
-		put_leave(tr, c->index, c->host_flags);
+		put_cold_exit(tr, c);
 		break;
 	case COLD_JUMP:
 		flags_save(e);
@@ -630,6 +709,7 @@ struct ea {
 	u8 base, index, scale;
 	u8 seg;
 	bool addr32;
+	bool flat32;	/* so is the linear address, including the base of FS or GS */
 	s64 disp;
 };
 
@@ -640,6 +720,7 @@ static struct ea ea_of(const struct tinsn *t)
 	bool high8;
 
 	ea.addr32 = t->zi.address_width == 32;
+	ea.flat32 = code32(t);
 	ea.scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
 	ea.base = gpr_from_zydis(m->base, &high8);
 	ea.index = gpr_from_zydis(m->index, &high8);
@@ -682,7 +763,7 @@ static void put_ea(struct trans *tr, const struct ea *ea)
 		put_rm(e, w, 0x8d, T0, m);
 	}
 	if (ea->seg >= SEG_FS)
-		put_rm(e, W8, 0x03, T0, SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS));
+		put_rm(e, ea->flat32 ? W4 : W8, 0x03, T0, SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS));
 }
 
 static s32 tlb_disp(const struct trans *tr, size_t field)
@@ -731,12 +812,30 @@ static u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool w
 	return T1;
 }
 
-static const struct ea ea_push = { .base = RSP, .index = NOREG, .seg = SEG_SS, .disp = -8 };
-static const struct ea ea_pop = { .base = RSP, .index = NOREG, .seg = SEG_SS };
+static unsigned word(const struct trans *tr)
+{
+	return tr->width == W8 ? 8 : 4;
+}
+
+static struct ea ea_stack(const struct trans *tr, u8 base, s32 disp)
+{
+	return (struct ea){
+		.base = base, .index = NOREG, .seg = SEG_SS, .disp = disp,
+		.addr32 = tr->width == W4, .flat32 = tr->width == W4,
+	};
+}
+
+/* Look up the word that a push (disp -word) or a pop (0) touches. */
+static void put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c)
+{
+	struct ea ea = ea_stack(tr, RSP, disp);
+
+	put_check(tr, &ea, word(tr), write, m, c);
+}
 
 static void put_add_rsp(struct trans *tr, s32 n)
 {
-	put_lea(tr->e, GUEST_RSP, MEM_BASE(GUEST_RSP, n));
+	put_rm(tr->e, tr->width, 0x8d, GUEST_RSP, MEM_BASE(GUEST_RSP, n));
 }
 
 /* ---- instructions ------------------------------------------------------------------------------------ */
@@ -832,8 +931,8 @@ static void emit_lea(struct trans *tr, struct tinsn *t)
 
 static void store_imm(struct trans *tr, struct hmem m, u64 v)
 {
-	if (v == (u64)(s64)(s32)v) {
-		put_rm(tr->e, W8, 0xc7, 0, m);
+	if (tr->width == W4 || v == (u64)(s64)(s32)v) {
+		put_rm(tr->e, tr->width, 0xc7, 0, m);
 		put32(tr->e, v);
 	} else {
 		put_store(tr->e, m, T0);
@@ -853,12 +952,12 @@ static void emit_push(struct trans *tr, struct tinsn *t)
 	if (t->mem) {
 		struct ea ea = ea_of(t);
 
-		put_check(tr, &ea, 8, false, &m, c);
+		put_check(tr, &ea, word(tr), false, &m, c);
 		put_fault_row(tr, c);
-		put_load(e, T0, m);
+		put_rm(e, tr->width, 0x8b, T0, m);
 		put_store(e, SLOT(FRAME_TMP0), T0);
 	}
-	put_check(tr, &ea_push, 8, true, &m, c);
+	put_check_stack(tr, -(s32)word(tr), true, &m, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		put_fault_row(tr, c);
 		store_imm(tr, m, t->insn.imm);
@@ -870,9 +969,9 @@ static void emit_push(struct trans *tr, struct tinsn *t)
 		else
 			r = gpr_to_host(e, gpr_from_zydis(op->reg.value, &high8), T0);
 		put_fault_row(tr, c);
-		put_store(e, m, r);
+		put_rm(e, tr->width, 0x89, r, m);
 	}
-	put_add_rsp(tr, -8);
+	put_add_rsp(tr, -(s32)word(tr));
 	slow_end(tr, c, t->live_after);
 }
 
@@ -886,11 +985,11 @@ static void emit_pop(struct trans *tr, struct tinsn *t)
 	u8 host = is_homed(r) ? T0 : r == RSP ? GUEST_RSP : r;
 
 	flags_clobber(tr, t->live_before);
-	put_check(tr, &ea_pop, 8, false, &m, c);
+	put_check_stack(tr, 0, false, &m, c);
 	put_fault_row(tr, c);
-	put_load(e, host, m);
+	put_rm(e, tr->width, 0x8b, host, m);
 	if (r != RSP)
-		put_add_rsp(tr, 8);
+		put_add_rsp(tr, word(tr));
 	if (is_homed(r))
 		put_store(e, SLOT(FRAME_R13 + 8 * (r - R13)), T0);
 	slow_end(tr, c, t->live_after);
@@ -898,15 +997,15 @@ static void emit_pop(struct trans *tr, struct tinsn *t)
 
 static void emit_leave(struct trans *tr, struct tinsn *t)
 {
-	static const struct ea ea = { .base = RBP, .index = NOREG, .seg = SEG_SS };
+	struct ea ea = ea_stack(tr, RBP, 0);
 	struct cold *c = slow_new(tr, t);
 	struct hmem m;
 
 	flags_clobber(tr, t->live_before);
-	put_check(tr, &ea, 8, false, &m, c);
+	put_check(tr, &ea, word(tr), false, &m, c);
 	put_fault_row(tr, c);
-	put_load(tr->e, T0, m);
-	put_lea(tr->e, GUEST_RSP, MEM_BASE(RBP, 8));
+	put_rm(tr->e, tr->width, 0x8b, T0, m);
+	put_rm(tr->e, tr->width, 0x8d, GUEST_RSP, MEM_BASE(RBP, word(tr)));
 	put_mov(tr->e, RBP, T0);
 	slow_end(tr, c, t->live_after);
 }
@@ -930,7 +1029,7 @@ static void emit_pushf(struct trans *tr, struct tinsn *t)
 	put_alu_imm(e, W8, 4, T1, ~(s32)(X86_EFLAGS_OSZAPC | X86_EFLAGS_VM | X86_EFLAGS_RF));
 	put_rr(e, W8, 0x09, T0, T1);
 	put_store(e, SLOT(FRAME_TMP0), T1);
-	put_check(tr, &ea_push, 8, true, &m, c);
+	put_check_stack(tr, -(s32)word(tr), true, &m, c);
 	put_load(e, T0, SLOT(FRAME_TMP0));
 	put_fault_row(tr, c);
 	put_store(e, m, T0);
@@ -982,16 +1081,27 @@ static void put_jump_indirect(struct trans *tr, u32 site)
 {
 	struct cold *c = cold_new(tr, COLD_INDIRECT);
 	struct emit *e = tr->e;
-	struct hmem m = MEM_GS(T1, jump_va(tr->ctx, 0));
+	struct hmem m = MEM_GS(T1, jump_entry(tr->ctx, 0, JUMP_VA));
 
 	c->index = site;
 	put_rr(e, W4, 0x89, T0, T1);
 	put_alu_imm(e, W4, 4, T1, JUMP_TABLE_SIZE - 1);
+	put_rr(e, W4, 0x01, T1, T1);
 	m.scale = 3;
 	put_rm(e, W8, 0x3b, T0, m);
 	put_jcc_cold(tr, CC_NE, c);
-	m.disp = jump_code(tr->ctx, 0);
+	m.disp = jump_entry(tr->ctx, 0, JUMP_CODE);
 	put_rm(e, W4, 0xff, 4, m);
+}
+
+static u64 wrap_rip(const struct trans *tr, u64 rip)
+{
+	return tr->width == W8 ? rip : (u32)rip;
+}
+
+static u64 next_rip(const struct trans *tr, const struct tinsn *t)
+{
+	return wrap_rip(tr, t->rip + t->insn.len);
 }
 
 /* T0 = target of an indirect jump or call */
@@ -1003,33 +1113,33 @@ static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 	if (t->mem) {
 		struct ea ea = ea_of(t);
 
-		put_check(tr, &ea, 8, false, &m, c);
+		put_check(tr, &ea, word(tr), false, &m, c);
 		put_fault_row(tr, c);
-		put_load(tr->e, T0, m);
+		put_rm(tr->e, tr->width, 0x8b, T0, m);
 	} else {
 		u8 r = gpr_to_host(tr->e, gpr_from_zydis(t->ops[0].reg.value, &high8), T0);
 
 		if (r != T0)
-			put_mov(tr->e, T0, r);
+			put_rr(tr->e, tr->width, 0x89, r, T0);
 	}
 }
 
 static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c)
 {
-	u64 ret = t->rip + t->insn.len;
+	u64 ret = next_rip(tr, t);
 	struct hmem m;
 
-	put_check(tr, &ea_push, 8, true, &m, c);
-	if (ret != (u64)(s64)(s32)ret)
+	put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	if (tr->width == W8 && ret != (u64)(s64)(s32)ret)
 		put_mov_imm(tr->e, T0, ret);
 	put_fault_row(tr, c);
 	store_imm(tr, m, ret);
-	put_add_rsp(tr, -8);
+	put_add_rsp(tr, -(s32)word(tr));
 }
 
 static void emit_jump(struct trans *tr, struct tinsn *t)
 {
-	u64 next = t->rip + t->insn.len, target = next + t->insn.imm;
+	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
 	struct cold *c;
 
 	switch (t->kind) {
@@ -1076,10 +1186,10 @@ static void emit_ret(struct trans *tr, struct tinsn *t)
 	struct hmem m;
 
 	flags_clobber(tr, FLAGS_ALL);
-	put_check(tr, &ea_pop, 8, false, &m, c);
+	put_check_stack(tr, 0, false, &m, c);
 	put_fault_row(tr, c);
-	put_load(tr->e, T0, m);
-	put_add_rsp(tr, 8 + (u16)t->insn.imm);
+	put_rm(tr->e, tr->width, 0x8b, T0, m);
+	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);
 	slow_end(tr, c, 0);
 	put_jump_indirect(tr, c->index);
 }
@@ -1087,13 +1197,16 @@ static void emit_ret(struct trans *tr, struct tinsn *t)
 /* LOOP and JRCXZ, without flags. */
 static void emit_count_branch(struct trans *tr, struct tinsn *t)
 {
-	u64 next = t->rip + t->insn.len, target = next + t->insn.imm;
+	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
+	bool ecx = t->zi.address_width == 32;
 	struct emit *e = tr->e;
 	bool loop = t->kind == K_LOOP, host = tr->host, slot = tr->slot;
 	u32 near, far;
 
 	if (loop)
-		put_lea(e, RCX, MEM_BASE(RCX, -1));
+		put_rm(e, ecx ? W4 : W8, 0x8d, RCX, MEM_BASE(RCX, -1));
+	if (ecx)
+		put8(e, 0x67);
 	put8(e, 0xe3); /* jrcxz over the next */
 	put8(e, 5);
 	put_jmp(e, 0);
@@ -1176,6 +1289,7 @@ static void put_entries(struct trans *tr, struct dbt_block *b, bool live_in, u32
 	struct emit *e = tr->e;
 	u32 self = exit_new(tr, b->va, b->main_host);
 
+	b->self = self;
 	tr->d->exits[self].ctx = b->ctx;
 	b->leave = e->at;
 	put_leave(tr, self, b->main_host);
@@ -1225,10 +1339,13 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 		put_poll(tr, &leave_field);
 	}
 	b->main = tr->e->at;
-	for (unsigned i = 0; i < tr->nr; i++)
+	for (unsigned i = 0; i < tr->nr; i++) {
+		tr->d->scratch->starts[i] = tr->e->at;
 		emit_insn(tr, &tr->insns[i]);
+	}
 	if (last->kind < K_JCC)
-		put_exit(tr, last->rip + last->insn.len);
+		put_exit(tr, next_rip(tr, last));
+	tr->d->scratch->starts[tr->nr] = tr->e->at;
 	for (unsigned i = 0; i < tr->nr_cold; i++)
 		put_cold(tr, &tr->cold[i]);
 	put_entries(tr, b, live_in, leave_field);
@@ -1241,8 +1358,9 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	struct trans tr = {
 		.vcpu = vcpu, .d = d, .e = &d->emit,
 		.insns = d->scratch->insns, .cold = d->scratch->cold,
-		.ctx = ctx, .va = va,
+		.ctx = ctx, .va = va, .width = in_64bit_mode(vcpu) ? W8 : W4,
 	};
+	const u32 begin = (d->emit.at + 15) & ~15u;
 	const struct tinsn *last;
 	struct dbt_block *b;
 
@@ -1259,7 +1377,16 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 		.ctx = ctx,
 		.len = last->rip + last->insn.len - va,
 	};
+	b->first_exit = d->nr_exits;
 	emit_block(&tr, b);
+	b->end_exit = d->nr_exits;
+	if (unlikely(d->verifier) && !dbt_verify_new(vcpu, b, begin))
+		return NULL;
+	if (unlikely(d->diff))
+		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK));
+	if (dump_wanted(va, b->len))
+		dump_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), d->scratch->starts, tr.nr);
+	perfmap_block(d, b);
 	dbt_block_add(d, page, b);
 	vcpu->stat.dbt_blocks++;
 	return b;

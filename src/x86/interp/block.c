@@ -214,7 +214,7 @@ static enum exec draft_crossing(struct vcpu *vcpu, struct source *src, struct dr
 
 	if (r != EXEC_OK)
 		return r;
-	mmu_mark_code_page(vcpu, src->page2);
+	mmu_mark_code_page(vcpu, src->page2, CODE_INTERP);
 	if (host_copy(d->bytes + d->avail, src->host2, more))
 		return block_access_failed();
 	if (VM_BUG_ON(!decode_insn(vcpu, d->bytes, INSN_MAX_LEN, &d->insns[0]), vcpu->vm))
@@ -281,7 +281,7 @@ static struct block *block_decode(struct vcpu *vcpu, struct source *src, enum ex
 	    !thunk_cache_has_room(&in->thunks, BLOCK_MAX_INSNS))
 		block_cache_reset(vcpu);
 	/* Before the bytes are read: a later store of ours will then be noticed. */
-	mmu_mark_code_page(vcpu, src->gpa & PAGE_MASK);
+	mmu_mark_code_page(vcpu, src->gpa & PAGE_MASK, CODE_INTERP);
 	*r = draft_block(vcpu, src, &d);
 	return *r == EXEC_OK ? block_finish(vcpu, src, &d) : NULL;
 }

@@ -217,7 +217,7 @@ static enum exec run_blocks(struct vcpu *vcpu)
 		if (unlikely(vcpu_has_requests(vcpu)))
 			return EXEC_RETRY;
 		/* The translator's turn. */
-		if (a->dbt && in_64bit_mode(vcpu))
+		if (a->dbt && in_flat_mode(vcpu))
 			return EXEC_END;
 		if (unlikely((a->rflags & watch) | a->interrupt_shadow))
 			return a->rflags & watch & ~(u64)X86_EFLAGS_RF || a->interrupt_shadow ?
@@ -232,6 +232,45 @@ static enum exec run_blocks(struct vcpu *vcpu)
 		if (unlikely(r != EXEC_OK && r != EXEC_BRANCH))
 			return r;
 	}
+}
+
+static enum exec exec_counted(struct vcpu *vcpu, const struct block *b, u32 nr, u32 *done)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+
+	for (u32 i = 0; i < b->nr && *done < nr && !a->block_abort; i++) {
+		const struct insn *insn = &b->insns[i];
+		u8 shadow = a->interrupt_shadow;
+		enum exec r = insn->fn(vcpu, insn);
+
+		if (r != EXEC_OK && r != EXEC_END && r != EXEC_BRANCH)
+			return r;
+		if (r != EXEC_BRANCH)
+			a->rip = (a->rip + insn->len) & ip_mask(vcpu);
+		a->interrupt_shadow &= ~shadow;
+		mmio_boundary(vcpu);
+		++*done;
+		if (r != EXEC_OK)
+			break;
+	}
+	return EXEC_OK;
+}
+
+enum exec interp_run_counted(struct vcpu *vcpu, u32 nr, u32 *done)
+{
+	enum exec r = EXEC_OK;
+
+	for (*done = 0; *done < nr && r == EXEC_OK;) {
+		struct block *b = block_at_rip(vcpu, &r);
+
+		if (!b)
+			break;
+		enter_block(vcpu, b);
+		r = exec_counted(vcpu, b, nr, done);
+	}
+	vcpu->arch.code_page = ~0ull;
+	vcpu->arch.block_abort = false;
+	return r;
 }
 
 enum exec interp_run(struct vcpu *vcpu, bool single_instruction)

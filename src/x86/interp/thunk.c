@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/host.h"
 #include "x86/interp/interp.h"
 
 #define THUNK_ARENA_SIZE (4ul << 20)
@@ -969,7 +970,7 @@ static u32 alignment_flags(const struct thunk_plan *p)
 		return 0;
 	default:
 		if (p->zi->meta.isa_ext == ZYDIS_ISA_EXT_SHA)
-			return 0;
+			return host_is_amd() ? 0 : THUNK_ALIGNED;
 		return class == ZYDIS_EXCEPTION_CLASS_SSE1 ? THUNK_ALIGNED : THUNK_ALIGNED | THUNK_MISALIGNABLE;
 	}
 }
@@ -999,6 +1000,17 @@ static bool is_w1_refused(const struct thunk_plan *p)
 	       (p->zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || p->zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD);
 }
 
+/* What the host would refuse must not fault on its operand before: whole extensions that one vendor lacks. */
+static bool is_missing(const struct thunk_plan *p)
+{
+	u32 eax, ebx, ecx, edx;
+
+	if (p->zi->meta.isa_ext != ZYDIS_ISA_EXT_SSE4A)
+		return false;
+	host_cpuid(0x80000001, 0, &eax, &ebx, &ecx, &edx);
+	return !(ecx & BIT(6));
+}
+
 insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
 {
 	struct thunk_plan plan = {
@@ -1010,7 +1022,7 @@ insn_fn thunk_select(const struct decode_ctx *ctx, struct insn *insn)
 	};
 	struct emit e;
 
-	if (plan.class == NONE || is_w1_refused(&plan))
+	if (plan.class == NONE || is_w1_refused(&plan) || is_missing(&plan))
 		return NULL;
 	if (plan.class == NOP && is_clflush(ctx->zi->mnemonic))
 		return op_clflush;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "x86/hyperv.h"
 #include "x86/irqchip/irqchip_internal.h"
 #include "x86/irqchip/lapic.h"
 
@@ -109,6 +110,8 @@ int arch_set_routed_irq(struct vm *vm, const struct kvm_irq_routing_entry *e, in
 		return set_routed_pin(vm, e->u.irqchip.irqchip, e->u.irqchip.pin, source, level);
 	case KVM_IRQ_ROUTING_MSI:
 		return level ? msi_deliver(vm, e->u.msi.address_lo, e->u.msi.address_hi, e->u.msi.data) : -1;
+	case KVM_IRQ_ROUTING_HV_SINT:
+		return level ? hyperv_synic_set_irq(vm, e->u.hv_sint.vcpu, e->u.hv_sint.sint) : -1;
 	}
 	return -1;
 }
@@ -150,6 +153,8 @@ int arch_check_routing_entry(struct vm *vm, const struct kvm_irq_routing_entry *
 		if ((vm->arch.x2apic_format & X2APIC_API_32BIT_IDS) && (e->u.msi.address_hi & 0xff))
 			return -EINVAL;
 		note_split_vector(vm, e);
+		return 0;
+	case KVM_IRQ_ROUTING_HV_SINT:
 		return 0;
 	}
 	return -EINVAL;

@@ -30,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "x86/hyperv.h"
 #include "x86/irqchip/irqchip_internal.h"
 #include "x86/irqchip/lapic.h"
 
@@ -227,6 +228,13 @@ int apic_accept(struct lapic *a, const struct apic_irq *irq)
 	return accept_by_mode[irq->delivery_mode & 7](a, irq);
 }
 
+int lapic_deliver_fixed(struct vcpu *vcpu, u8 vector)
+{
+	struct apic_irq irq = { .delivery_mode = APIC_DM_FIXED, .vector = vector, .level = true };
+
+	return apic_accept(vcpu->arch.apic, &irq);
+}
+
 int apic_local_deliver(struct lapic *a, unsigned lvt)
 {
 	u32 reg = apic_reg(a, lvt);
@@ -238,6 +246,11 @@ int apic_local_deliver(struct lapic *a, unsigned lvt)
 	if (!apic_hw_enabled(a) || (reg & APIC_LVT_MASKED))
 		return 0;
 	return apic_accept(a, &irq);
+}
+
+void lapic_deliver_cmci(struct vcpu *vcpu)
+{
+	apic_local_deliver(vcpu->arch.apic, APIC_LVTCMCI);
 }
 
 /* ---- the CPU's side: acknowledge and EOI ---------------------------------------------- */
@@ -297,6 +310,11 @@ int irqchip_get_interrupt(struct vcpu *vcpu)
 	if (vector < 0)
 		return -1;
 	apic_clear_vector(a, APIC_IRR, vector);
+	if (unlikely(hyperv_synic_auto_eoi(vcpu, vector))) {
+		if (deliverable(a) >= 0)
+			vcpu_make_request(vcpu, KVM_REQ_EVENT);
+		return vector;
+	}
 	apic_set_vector(a, APIC_ISR, vector);
 	recompute_ppr(a);
 	return vector;
@@ -332,6 +350,8 @@ int apic_eoi(struct lapic *a)
 		return -1; /* an EOI too many is harmless */
 	apic_clear_vector(a, APIC_ISR, vector);
 	ppr_changed(a);
+	if (unlikely(hyperv_synic_has_vector(a->vcpu, vector)))
+		hyperv_synic_eoi(a->vcpu, vector);
 	broadcast_eoi(a, vector);
 	return vector;
 }
@@ -631,17 +651,23 @@ static bool x2apic_msr(struct lapic *a, u32 msr, u32 *offset)
 	return true;
 }
 
-int lapic_x2apic_read(struct vcpu *vcpu, u32 msr, u64 *value)
+static int msr_reg_read(struct lapic *a, u32 offset, u64 *value)
 {
-	struct lapic *a = vcpu->arch.apic;
-	u32 offset, low;
+	u32 low;
 
-	if (!x2apic_msr(a, msr, &offset) || reg_read(a, offset, 4, &low))
+	if (reg_read(a, offset, 4, &low))
 		return 1;
 	*value = low;
 	if (offset == APIC_ICR)
 		*value |= (u64)apic_reg(a, APIC_ICR2) << 32;
 	return 0;
+}
+
+int lapic_x2apic_read(struct vcpu *vcpu, u32 msr, u64 *value)
+{
+	u32 offset;
+
+	return x2apic_msr(vcpu->arch.apic, msr, &offset) ? msr_reg_read(vcpu->arch.apic, offset, value) : 1;
 }
 
 static int write_x2apic_icr(struct lapic *a, u64 value)
@@ -655,16 +681,30 @@ static int write_x2apic_icr(struct lapic *a, u64 value)
 	return 0;
 }
 
-int lapic_x2apic_write(struct vcpu *vcpu, u32 msr, u64 value)
+static int msr_reg_write(struct lapic *a, u32 offset, u64 value)
 {
-	struct lapic *a = vcpu->arch.apic;
-	u32 offset;
-
-	if (!x2apic_msr(a, msr, &offset))
-		return 1;
 	if (offset == APIC_ICR)
 		return write_x2apic_icr(a, value);
 	return value >> 32 ? 1 : reg_write(a, offset, value);
+}
+
+int lapic_x2apic_write(struct vcpu *vcpu, u32 msr, u64 value)
+{
+	u32 offset;
+
+	return x2apic_msr(vcpu->arch.apic, msr, &offset) ? msr_reg_write(vcpu->arch.apic, offset, value) : 1;
+}
+
+static const u16 hv_offsets[] = { APIC_EOI, APIC_ICR, APIC_TPR };
+
+int lapic_hv_read(struct vcpu *vcpu, unsigned reg, u64 *value)
+{
+	return vcpu->arch.apic ? msr_reg_read(vcpu->arch.apic, hv_offsets[reg], value) : 1;
+}
+
+int lapic_hv_write(struct vcpu *vcpu, unsigned reg, u64 value)
+{
+	return vcpu->arch.apic ? msr_reg_write(vcpu->arch.apic, hv_offsets[reg], value) : 1;
 }
 
 /* ---- APIC_BASE ----------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
  *
  * All on the vCPU's thread, in guest mode; the byte has no other writer.
  */
+#include "x86/hyperv.h"
 #include "x86/irqchip/irqchip_internal.h"
 #include "x86/irqchip/lapic.h"
 
@@ -60,7 +61,8 @@ static bool eoi_is_silent(struct lapic *a)
 	int isr = apic_highest_vector(a, APIC_ISR);
 	unsigned nr = 0;
 
-	if (isr < 0 || apic_highest_vector(a, APIC_IRR) >= 0 || apic_eoi_is_wanted(a, isr))
+	if (isr < 0 || apic_highest_vector(a, APIC_IRR) >= 0 || apic_eoi_is_wanted(a, isr) ||
+	    hyperv_synic_has_vector(a->vcpu, isr))
 		return false;
 	for (unsigned i = 0; i < 8; i++)
 		nr += __builtin_popcount(apic_reg(a, APIC_ISR + i * 16));

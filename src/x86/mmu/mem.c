@@ -55,6 +55,21 @@ static u64 trace_error_code(unsigned access)
 	       (access & MMU_FETCH ? BIT(4) : 0);
 }
 
+/* Before len bytes at host (NULL: not RAM) are stored, or (len 0) something that is not RAM is read. */
+static enum exec journal_store(struct store_journal *j, u8 *host, unsigned len)
+{
+	if (!host || j->nr == ARRAY_SIZE(j->stores) || j->used + len > sizeof(j->old) ||
+	    host_copy(j->old + j->used, host, len)) {
+		j->refused = true;
+		return EXEC_RETRY;
+	}
+	j->stores[j->nr].host = host;
+	j->stores[j->nr].len = len;
+	j->stores[j->nr++].at = j->used;
+	j->used += len;
+	return EXEC_OK;
+}
+
 static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struct mem_ref *ref)
 {
 	struct tlb *tlb = tlb_for(vcpu, access);
@@ -82,7 +97,7 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 		if (unlikely(!slot && vm_gfn_is_private(vcpu->vm, walk.gpa >> PAGE_SHIFT)))
 			return mmu_memory_fault(vcpu, walk.gpa, access);
 		ref->host = NULL;
-		return EXEC_OK;
+		return unlikely(vcpu->arch.mmu->journal) ? journal_store(vcpu->arch.mmu->journal, NULL, 0) : EXEC_OK;
 	}
 	ref->host = vcpu_guest_host(vcpu, slot, walk.gpa);
 	if (unlikely(!ref->host))
@@ -105,9 +120,17 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 static void note_code_store(struct vcpu *vcpu, gpa_t gpa, unsigned len)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
+	struct code_store *last;
 
-	if (likely(!mmu->note_code_stores && !vcpu->vm->arch.shared_code) || gpa == ~0ull || !mmu_is_code_page(vcpu, gpa & PAGE_MASK))
+	if (likely(!mmu->note_code_stores && !vcpu->vm->arch.shared_code) || gpa == ~0ull ||
+	    !mmu_is_code_page(vcpu, gpa & PAGE_MASK))
 		return;
+	last = mmu->nr_code_stores ? &mmu->code_stores[mmu->nr_code_stores - 1] : NULL;
+	/* A repeated instruction, mostly. */
+	if (last && mmu->nr_code_stores <= CODE_STORES_MAX && last->gpa + last->len == gpa && (gpa & ~PAGE_MASK)) {
+		last->len += len;
+		return;
+	}
 	if (mmu->nr_code_stores < CODE_STORES_MAX)
 		mmu->code_stores[mmu->nr_code_stores] = (struct code_store){ gpa, len };
 	if (mmu->nr_code_stores <= CODE_STORES_MAX)
@@ -235,6 +258,8 @@ enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, 
 		r = mem_resolve(vcpu, va, access, &ref);
 		if (r == EXEC_OK && ref.host)
 			note_code_store(vcpu, ref.gpa, n);
+		if (r == EXEC_OK && unlikely(vcpu->arch.mmu->journal))
+			r = journal_store(vcpu->arch.mmu->journal, ref.host, n);
 		if (r == EXEC_OK)
 			r = piece_write(vcpu, &ref, buf, n);
 		if (r != EXEC_OK)
@@ -312,8 +337,10 @@ void *mem_host_atomic(struct vcpu *vcpu, gva_t va, unsigned len, enum exec *r)
 	if (ref.host) {
 		note_code_store(vcpu, ref.gpa, len);
 		check_data_bp(vcpu, va, len, MMU_WRITE);
+		if (unlikely(vcpu->arch.mmu->journal))
+			*r = journal_store(vcpu->arch.mmu->journal, ref.host, len);
 	}
-	return ref.host;
+	return *r == EXEC_OK ? ref.host : NULL;
 }
 
 /* Outside 64-bit mode: what the segment's type and limit allow; in it, canonical form only. */

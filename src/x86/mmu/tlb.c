@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "x86/knobs.h"
 #include "x86/mmu/mmu_internal.h"
 
 static void entry_clear(struct tlb *tlb, u32 i)
@@ -11,8 +12,34 @@ static void entry_clear(struct tlb *tlb, u32 i)
 	tlb->read[i] = tlb->write[i] = TLB_INVALID;
 }
 
+/* ---- pages that code was fetched from ------------------------------------------ */
+
+static u32 fetched_bit(gva_t va)
+{
+	return ((va >> PAGE_SHIFT) ^ (va >> 26) ^ (va >> 40)) % TLB_FETCHED_BITS;
+}
+
+static void fetched_note(struct tlb *tlb, gva_t va, bool global)
+{
+	tlb->fetched[global][fetched_bit(va) / 64] |= BIT_ULL(fetched_bit(va) % 64);
+}
+
+/* What may have been derived from a fetch of this page: TLB_DROP_*. */
+static u8 fetched_kinds(const struct tlb *tlb, gva_t va)
+{
+	u64 bit = BIT_ULL(fetched_bit(va) % 64);
+	u32 word = fetched_bit(va) / 64;
+
+	return (tlb->fetched[0][word] & bit ? TLB_DROP_LOCAL : 0) |
+	       (tlb->fetched[1][word] & bit ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : 0);
+}
+
 static void fetch_clear(struct tlb *tlb, bool all)
 {
+	if (tlb->nr_fetch_used)
+		memset(tlb->fetched[0], 0, sizeof(tlb->fetched[0]));
+	if (all)
+		memset(tlb->fetched[1], 0, sizeof(tlb->fetched[1]));
 	if (tlb->nr_fetch_used < TLB_FETCH_USED_MAX && !(all && tlb->fetch_global)) {
 		for (u32 i = 0; i < tlb->nr_fetch_used; i++)
 			if (all || !tlb->fetch[tlb->fetch_used[i]].global)
@@ -42,7 +69,6 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 	}
 	tlb->nr_used = 0;
 	tlb->has_global &= !all;
-	tlb->evicted &= ~kinds;
 	tlb->fetch_generation++;
 	fetch_clear(tlb, all);
 }
@@ -59,12 +85,13 @@ int mmu_create(struct vcpu *vcpu)
 
 	if (!mmu)
 		return -ENOMEM;
-	mmu->code_gfns = calloc(1024, sizeof(gfn_t));
+	mmu->code_gfns = calloc(1024, sizeof(*mmu->code_gfns));
 	if (!mmu->code_gfns) {
 		free(mmu);
 		return -ENOMEM;
 	}
 	mmu->code_mask = 1023;
+	mmu->tlb_limit = knob(KNOB_TLB) < TLB_ENTRIES ? knob(KNOB_TLB) : 0;
 	for (int i = 0; i < NR_TLBS; i++) {
 		mmu->tlbs[i].nr_used = TLB_USED_MAX;
 		mmu->tlbs[i].nr_fetch_used = TLB_FETCH_USED_MAX;
@@ -165,13 +192,9 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 		struct tlb_fetch *f = &tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)];
 
 		entry_clear(tlb, tlb_index(va));
-		/* What was derived from a fetch entry counts on it being here, or accounted for in evicted. */
-		if (f->tag == (va & PAGE_MASK)) {
-			drops |= f->global ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : TLB_DROP_LOCAL;
+		drops |= fetched_kinds(tlb, va);
+		if (f->tag == (va & PAGE_MASK))
 			f->tag = TLB_INVALID;
-		} else if (tlb->evicted) {
-			drops |= tlb->evicted | TLB_DROP_LOCAL;
-		}
 	}
 	if (!drops)
 		return;
@@ -195,18 +218,30 @@ static void note_large(struct mmu *mmu, gva_t va, unsigned page_shift)
 		large_note(mmu, LARGE_KEY_2M(va));
 }
 
+/* As if there were only mmu->tlb_limit entries: the one that would be in the way of entry i goes. */
+static void tlb_make_room(struct mmu *mmu, struct tlb *tlb, u32 i)
+{
+	u16 *filled = &mmu->filled[tlb - mmu->tlbs][i % mmu->tlb_limit];
+
+	if (*filled != i)
+		entry_clear(tlb, *filled);
+	*filled = i;
+}
+
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok, const struct walk *walk)
 {
 	unsigned i = tlb_index(va);
 	gva_t page = va & PAGE_MASK;
 
+	if (unlikely(vcpu->arch.mmu->tlb_limit))
+		tlb_make_room(vcpu->arch.mmu, tlb, i);
 	if (walk->global)
 		tlb->has_global = true;
 	else if ((tlb->read[i] == TLB_INVALID || tlb->global[i]) && tlb->nr_used < TLB_USED_MAX)
 		tlb->used[tlb->nr_used++] = i;
 	tlb->global[i] = walk->global;
 	tlb->read[i] = -page;
-	tlb->write[i] = write_ok ? -page : TLB_INVALID;
+	tlb->write[i] = write_ok && !vcpu->arch.mmu->journal ? -page : TLB_INVALID;
 	tlb->delta[i] = (s64)((u64)host - va);
 	note_large(vcpu->arch.mmu, va, walk->page_shift);
 }
@@ -218,56 +253,75 @@ static u32 code_hash(gfn_t gfn)
 	return (u32)(gfn * 0x9e3779b97f4a7c15ull >> 32);
 }
 
-static bool code_insert(gfn_t *table, u32 mask, gfn_t key)
+#define CODE_USER(user) BIT_ULL(62 + (user))
+#define CODE_USERS (CODE_USER(CODE_INTERP) | CODE_USER(CODE_DBT))
+
+/* The slot of key, or the free one where it would be. */
+static u64 *code_slot(u64 *table, u32 mask, u64 key)
 {
 	u32 i = code_hash(key) & mask;
 
-	for (; table[i]; i = (i + 1) & mask)
-		if (table[i] == key)
-			return false;
-	table[i] = key;
-	return true;
+	while (table[i] && (table[i] & ~CODE_USERS) != key)
+		i = (i + 1) & mask;
+	return &table[i];
 }
 
 static void code_grow(struct mmu *mmu)
 {
-	u32 mask = mmu->code_mask * 2 + 1;
-	gfn_t *table = calloc(mask + 1ul, sizeof(gfn_t));
+	u32 mask = mmu->code_mask * 2 + 1, nr = 0;
+	u64 *table = calloc(mask + 1ul, sizeof(*table));
 
 	if (!table)
 		return; /* a fuller table is slower, not wrong, until it is full */
-	for (u32 i = 0; i <= mmu->code_mask; i++)
-		if (mmu->code_gfns[i])
-			code_insert(table, mask, mmu->code_gfns[i]);
+	for (u32 i = 0; i <= mmu->code_mask; i++) {
+		u64 entry = mmu->code_gfns[i];
+
+		if (!(entry & CODE_USERS))
+			continue;
+		*code_slot(table, mask, entry & ~CODE_USERS) = entry;
+		nr++;
+	}
 	free(mmu->code_gfns);
 	mmu->code_gfns = table;
 	mmu->code_mask = mask;
+	mmu->code_nr = nr;
+}
+
+static u64 code_key(gpa_t page)
+{
+	return (page >> PAGE_SHIFT) + 1; /* 0 marks a free slot */
 }
 
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page)
 {
 	const struct mmu *mmu = vcpu->arch.mmu;
-	gfn_t key = (page >> PAGE_SHIFT) + 1; /* 0 marks a free slot */
 
-	for (u32 i = code_hash(key) & mmu->code_mask; mmu->code_gfns[i]; i = (i + 1) & mmu->code_mask)
-		if (mmu->code_gfns[i] == key)
-			return true;
-	return mmu_is_shared_code_page(vcpu->vm, page);
+	return *code_slot(mmu->code_gfns, mmu->code_mask, code_key(page)) & CODE_USERS ||
+	       mmu_is_shared_code_page(vcpu->vm, page);
 }
 
-void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page)
+void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
+	bool was = mmu_is_code_page(vcpu, page);
+	u64 *slot;
 
-	if (mmu_is_code_page(vcpu, page))
-		return;
 	if (mmu->code_nr >= mmu->code_mask / 2)
 		code_grow(mmu);
 	if (VM_BUG_ON(mmu->code_nr >= mmu->code_mask - 1, vcpu->vm))
 		return;
-	code_insert(mmu->code_gfns, mmu->code_mask, (page >> PAGE_SHIFT) + 1);
-	mmu->code_nr++;
-	mmu_flush_write_tags(vcpu);
+	slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
+	mmu->code_nr += !*slot;
+	*slot |= code_key(page) | CODE_USER(user);
+	if (!was)
+		mmu_flush_write_tags(vcpu);
+}
+
+void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+
+	*code_slot(mmu->code_gfns, mmu->code_mask, code_key(page)) &= ~CODE_USER(user);
 }
 
 void mmu_clear_code_pages(struct vcpu *vcpu)
@@ -276,7 +330,7 @@ void mmu_clear_code_pages(struct vcpu *vcpu)
 
 	if (!mmu)
 		return;
-	memset(mmu->code_gfns, 0, (mmu->code_mask + 1ul) * sizeof(gfn_t));
+	memset(mmu->code_gfns, 0, (mmu->code_mask + 1ul) * sizeof(*mmu->code_gfns));
 	mmu->code_nr = 0;
 }
 
@@ -316,8 +370,7 @@ enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host
 	*host = slot ? vcpu_guest_host(vcpu, slot, walk.gpa & PAGE_MASK) : NULL;
 	if (unlikely(!*host))
 		return mmu_memory_fault(vcpu, walk.gpa, MMU_FETCH);
-	if (f->tag != TLB_INVALID)
-		tlb->evicted |= f->global ? TLB_DROP_GLOBAL : TLB_DROP_LOCAL;
+	fetched_note(tlb, va, walk.global);
 	f->tag = va & PAGE_MASK;
 	f->gpa = *page_gpa = walk.gpa & PAGE_MASK;
 	f->host = *host;

@@ -194,6 +194,12 @@ static enum exec check_data(struct vcpu *vcpu, u16 selector, u64 desc)
 	return EXEC_OK;
 }
 
+static void segment_loaded(struct vcpu *vcpu, enum seg seg)
+{
+	if (seg == SEG_SS || vcpu->arch.code_size == 4)
+		vcpu_update_mode(vcpu);
+}
+
 static enum exec load_null(struct vcpu *vcpu, enum seg seg, u16 selector)
 {
 	unsigned cpl = vcpu->arch.cpl;
@@ -201,10 +207,9 @@ static enum exec load_null(struct vcpu *vcpu, enum seg seg, u16 selector)
 	if (seg == SEG_SS && (!in_64bit_mode(vcpu) || cpl == 3 || SEL_RPL(selector) != cpl))
 		return queue_gp(vcpu, 0);
 	vcpu->arch.seg[seg] = segment_null(selector);
-	if (seg == SEG_SS) {
+	if (seg == SEG_SS)
 		vcpu->arch.seg[seg].ar |= cpl << AR_DPL_SHIFT;
-		vcpu_update_mode(vcpu);
-	}
+	segment_loaded(vcpu, seg);
 	return EXEC_OK;
 }
 
@@ -228,8 +233,7 @@ enum exec load_segment(struct vcpu *vcpu, enum seg seg, u16 selector)
 	if (r != EXEC_OK)
 		return r;
 	*s = segment_from_desc(selector, desc);
-	if (seg == SEG_SS)
-		vcpu_update_mode(vcpu);
+	segment_loaded(vcpu, seg);
 	return EXEC_OK;
 }
 
@@ -246,6 +250,7 @@ void drop_inner_segments(struct vcpu *vcpu)
 		if (!conforming && (s->ar & AR_DPL) >> AR_DPL_SHIFT < vcpu->arch.cpl)
 			*s = segment_null(0);
 	}
+	vcpu_update_mode(vcpu);
 }
 
 /* ---- code segment register --------------------------------------------------------------- */
@@ -266,7 +271,7 @@ bool code_target_valid(const struct vcpu *vcpu, const struct segment *cs, u64 ri
 {
 	if (vcpu->arch.long_mode && (cs->ar & AR_L))
 		return is_canonical(rip);
-	return rip <= cs->limit;
+	return code_target(vcpu, cs, rip) <= cs->limit;
 }
 
 /* ---- stack frames ---------------------------------------------------------------------------- */
@@ -474,9 +479,27 @@ static enum exec op_mov_seg_rm(struct vcpu *vcpu, const struct insn *insn)
 	return r == EXEC_OK ? seg_loaded(vcpu, insn, true) : r;
 }
 
+/* Intel's CPUs store two bytes only where there is room for four. */
+static enum exec push_selector_small(struct vcpu *vcpu, u16 selector)
+{
+	u64 sp = (vcpu->arch.regs[RSP] - 4) & stack_mask(vcpu);
+	gva_t va;
+	enum exec r = seg_linear(vcpu, SEG_SS, sp, 2, true, &va);
+
+	if (r == EXEC_OK)
+		r = mem_store(vcpu, va, 2, selector);
+	if (r == EXEC_OK)
+		stack_set_sp(vcpu, sp, stack_mask(vcpu));
+	return r;
+}
+
 static enum exec op_push_seg(struct vcpu *vcpu, const struct insn *insn)
 {
-	return stack_push(vcpu, insn->opsize, vcpu->arch.seg[insn->cc].selector);
+	u16 selector = vcpu->arch.seg[insn->cc].selector;
+
+	if (insn->opsize == 4 && !host_is_amd())
+		return push_selector_small(vcpu, selector);
+	return stack_push(vcpu, insn->opsize, selector);
 }
 
 static enum exec op_pop_seg(struct vcpu *vcpu, const struct insn *insn)

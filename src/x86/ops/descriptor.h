@@ -66,6 +66,12 @@ void drop_inner_segments(struct vcpu *vcpu);
 /* Load CS, and the privilege with it: SS.DPL is where the CPL lives. Calls vcpu_update_mode(). */
 void commit_cs(struct vcpu *vcpu, struct segment cs, unsigned cpl);
 
+/* What is left of a 64-bit offset on the way into a compatibility segment. */
+static inline u64 code_target(const struct vcpu *vcpu, const struct segment *cs, u64 rip)
+{
+	return vcpu->arch.long_mode && !(cs->ar & AR_L) ? (u32)rip : rip;
+}
+
 /* Is rip a valid target in code segment cs (limit, or canonical form)? */
 bool code_target_valid(const struct vcpu *vcpu, const struct segment *cs, u64 rip);
 

@@ -80,8 +80,8 @@ static enum exec far_direct(struct vcpu *vcpu, u16 selector, u64 desc, u64 rip, 
 	if (!desc_present(desc))
 		return queue_exception_e(vcpu, NP_VECTOR, selector & ~3u);
 	t->cpl = cpl;
-	t->rip = rip;
 	t->cs = segment_from_desc((selector & ~3u) | cpl, desc | 1ull << 40);
+	t->rip = code_target(vcpu, &t->cs, rip);
 	if (!code_target_valid(vcpu, &t->cs, rip))
 		return queue_gp(vcpu, 0);
 	return descriptor_accessed(vcpu, selector, &desc);
@@ -374,7 +374,7 @@ static enum exec op_retf(struct vcpu *vcpu, const struct insn *insn)
 	r = check_return_cs(vcpu, vals[1], vals[0], &t.cs);
 	if (r != EXEC_OK)
 		return r;
-	t.rip = vals[0];
+	t.rip = code_target(vcpu, &t.cs, vals[0]);
 	t.cpl = SEL_RPL(vals[1]);
 	if (t.cpl > vcpu->arch.cpl)
 		return retf_outer(vcpu, insn, &t);

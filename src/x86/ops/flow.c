@@ -383,12 +383,12 @@ static void branch_opsize(const struct decode_ctx *ctx, struct insn *insn)
 			insn->opsize = 2;
 }
 
-/* A repeat prefix before LOOPE or LOOPNE says which of the two it is. */
+/* A repeat prefix before LOOPE or LOOPNE says which of the two it is: on AMD's CPUs. */
 static u8 loop_condition(const struct decode_ctx *ctx)
 {
 	u8 cc = ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE ? 1 : ctx->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE ? 2 : 0;
 
-	for (unsigned i = 0; cc && i < ctx->zi->raw.prefix_count; i++)
+	for (unsigned i = 0; cc && host_is_amd() && i < ctx->zi->raw.prefix_count; i++)
 		if (ctx->zi->raw.prefixes[i].value == 0xf2 || ctx->zi->raw.prefixes[i].value == 0xf3)
 			cc = ctx->zi->raw.prefixes[i].value == 0xf3 ? 1 : 2;
 	return cc;

@@ -790,8 +790,8 @@ insn_fn ops_integer_select(const struct decode_ctx *ctx, struct insn *insn)
 		return is_prefetch_of_register(ctx) && host_is_amd() ? op_ud : op_nop;
 	case ZYDIS_MNEMONIC_ENDBR32:
 	case ZYDIS_MNEMONIC_ENDBR64: return op_nop;
-	case ZYDIS_MNEMONIC_PAUSE: /* with REX.B it is XCHG R8, which ignores the F3 */
-		if (!(ctx->zi->attributes & ZYDIS_ATTRIB_HAS_REX) || !ctx->zi->raw.rex.B)
+	case ZYDIS_MNEMONIC_PAUSE: /* with REX.B it is XCHG R8 on AMD's CPUs, which ignores the F3 */
+		if (!host_is_amd() || !(ctx->zi->attributes & ZYDIS_ATTRIB_HAS_REX) || !ctx->zi->raw.rex.B)
 			return NULL;
 		insn->opsize = ctx->zi->operand_width / 8;
 		insn->rm = R8;

@@ -288,7 +288,7 @@ static enum exec iret_protected(struct vcpu *vcpu, const struct insn *insn)
 	}
 	if (!vcpu->arch.cpl && insn->opsize > 2)
 		mask |= X86_EFLAGS_VIF | X86_EFLAGS_VIP;
-	vcpu->arch.rip = head[0];
+	vcpu->arch.rip = code_target(vcpu, &cs, head[0]);
 	if (outer || wide)
 		vcpu->arch.seg[SEG_SS] = ss;
 	commit_cs(vcpu, cs, cpl);

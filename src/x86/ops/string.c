@@ -85,12 +85,16 @@ static enum exec lods_once(struct vcpu *vcpu, const struct insn *insn)
 	return EXEC_OK;
 }
 
+/* Which operand's fault comes first is the CPU's choice. */
 static enum exec cmps_once(struct vcpu *vcpu, const struct insn *insn)
 {
+	bool di_first = !host_is_amd();
 	u64 a, b;
-	enum exec r = str_load(vcpu, insn, insn->seg, RSI, &a);
+	enum exec r = di_first ? str_load(vcpu, insn, SEG_ES, RDI, &b) : EXEC_OK;
 
 	if (r == EXEC_OK)
+		r = str_load(vcpu, insn, insn->seg, RSI, &a);
+	if (r == EXEC_OK && !di_first)
 		r = str_load(vcpu, insn, SEG_ES, RDI, &b);
 	if (r != EXEC_OK)
 		return r;
@@ -203,12 +207,29 @@ static inline bool str_stepped(const struct vcpu *vcpu)
 	return (vcpu->arch.rflags & X86_EFLAGS_TF) || (vcpu->guest_debug.control & debugger) == debugger;
 }
 
-/* compare: stop by ZF, as REPE (want true) or REPNE does. */
-static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, str_once_fn once,
-				   str_run_fn run, bool compare)
+/*
+ * What Intel's CPUs make of a repetition that ends early, or before it began: flags as before the
+ * instruction if it faults, and with 32-bit addresses in 64-bit mode the upper halves of RCX, and of
+ * what MOVS and STOS point with, cleared.
+ */
+static never_inline void str_repeat_intel(struct vcpu *vcpu, const struct insn *insn, str_run_fn run, u64 flags,
+					  enum exec r)
 {
-	if (!(insn->flags & (INSN_REP | INSN_REPNE)))
-		return once(vcpu, insn);
+	if (r == EXEC_FAULT)
+		vcpu->arch.rflags = (vcpu->arch.rflags & ~X86_EFLAGS_OSZAPC) | (flags & X86_EFLAGS_OSZAPC);
+	if (insn->addrsize != 4 || !in_64bit_mode(vcpu))
+		return;
+	vcpu->arch.regs[RCX] = (u32)vcpu->arch.regs[RCX];
+	if (run == movs_run)
+		vcpu->arch.regs[RSI] = (u32)vcpu->arch.regs[RSI];
+	if (run)
+		vcpu->arch.regs[RDI] = (u32)vcpu->arch.regs[RDI];
+}
+
+/* compare: stop by ZF, as REPE (want true) or REPNE does. */
+static inline enum exec str_repeat_any(struct vcpu *vcpu, const struct insn *insn, str_once_fn once,
+				       str_run_fn run, bool compare)
+{
 	for (;;) {
 		u64 count = str_reg(vcpu, insn, RCX), done = 0;
 		enum exec r;
@@ -238,6 +259,20 @@ static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, s
 		    unlikely(vcpu->arch.block_abort))
 			return EXEC_RETRY;
 	}
+}
+
+static inline enum exec str_repeat(struct vcpu *vcpu, const struct insn *insn, str_once_fn once,
+				   str_run_fn run, bool compare)
+{
+	u64 flags = vcpu->arch.rflags;
+	enum exec r;
+
+	if (!(insn->flags & (INSN_REP | INSN_REPNE)))
+		return once(vcpu, insn);
+	r = str_repeat_any(vcpu, insn, once, run, compare);
+	if (!host_is_amd())
+		str_repeat_intel(vcpu, insn, run, flags, r);
+	return r;
 }
 
 static enum exec op_movs(struct vcpu *vcpu, const struct insn *insn)

@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Both engines in lockstep. A unit is one block:
+ *
+ *  1. The interpreter executes its instructions on a TLB of its own that has no
+ *     write tags: each store comes through mmu/mem.c, which records what it overwrites.
+ *  2. Result and stored bytes are noted, then everything is undone.
+ *  3. The translated block runs on the translator's own TLB. Its result is what
+ *     counts, and must equal the noted one: registers, flags, vectors, MXCSR, the exception raised,
+ *     and every byte the interpreter has stored.
+ *  4. If it leaves early (a request, a store into its own code), the interpreter's
+ *     turn is taken again for as many instructions.
+ *
+ * What cannot be executed twice (I/O, system instructions, x87, the time) is a block
+ * of its own and not compared; both engines call the same handler for it. Accesses
+ * that turn out to be MMIO have the unit run uncompared.
+ *
+ * Blocks do not lead to each other here, but are entered in turn through all four entries.
+ * A store by the translated block to a place the interpreter has not written would go
+ * unnoticed. One vCPU, and a client that does not write guest memory meanwhile.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "x86/dbt/diff.h"
+#include "x86/decode/decode.h"
+
+struct snapshot {
+	u64 regs[16], rip, rflags;
+	u8 ymm[16][32];
+	u32 mxcsr;
+	u8 interrupt_shadow;
+	bool db_trap, triple_fault_pending, irq_window;
+	u64 db_dr6;
+	struct pending_exception exception;
+};
+
+struct diff {
+	struct mmu *own, *ref;		/* the translator's, the interpreter's */
+	u64 flushes;			/* of own, as far as ref has followed */
+	u32 enter_host;			/* stub: as d->enter, with the flags in the host's */
+	const void *host_entry;		/* where that goes on */
+	u32 turn;
+	struct snapshot start, want, got;
+	struct store_journal journal, first;
+	u8 after[sizeof(((struct store_journal *)0)->old)];
+	u8 theirs[sizeof(((struct store_journal *)0)->old)];
+	enum exec result;		/* of the interpreter */
+	u32 done;
+};
+
+bool diff_wanted(void)
+{
+	static _Atomic int wanted; /* 0: not asked yet */
+	int w = atomic_load_explicit(&wanted, memory_order_relaxed);
+
+	if (unlikely(!w)) {
+		const char *engine = getenv("SOFTKVM_ENGINE");
+
+		w = engine && !strcmp(engine, "diff") ? 1 : -1;
+		atomic_store(&wanted, w);
+	}
+	return w > 0;
+}
+
+/* A second MMU. Its fetch generation begins elsewhere: the interpreter's jump cache serves both. */
+int diff_create(struct vcpu *vcpu, struct dbt *d)
+{
+	struct diff *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return -1;
+	x->own = vcpu->arch.mmu;
+	if (mmu_create(vcpu)) {
+		free(x);
+		return -1;
+	}
+	x->ref = vcpu->arch.mmu;
+	x->ref->journal = &x->journal;
+	x->ref->tlbs[0].fetch_generation += BIT(31);
+	vcpu->arch.mmu = x->own;
+	mmu_select_tlb(vcpu);
+	d->diff = x;
+	return 0;
+}
+
+void diff_destroy(struct dbt *d)
+{
+	if (!d->diff)
+		return;
+	free(d->diff->ref->code_gfns);
+	free(d->diff->ref);
+	free(d->diff);
+	d->diff = NULL;
+}
+
+/* Entered as by a linked exit that has the flags in the host's. */
+void diff_emit_common(struct dbt *d)
+{
+	struct emit *e = &d->emit;
+
+	d->diff->enter_host = e->at;
+	put_mov_imm(e, RAX, (u64)&d->diff->host_entry);
+	put_load(e, RAX, MEM_BASE(RAX, 0));
+	put_store(e, SLOT(FRAME_TMP1), RAX);
+	put_rm(e, W4, OPC_0F | 0xb7, RAX, SLOT(FRAME_FLAGS));
+	put8(e, 0x04);
+	put8(e, 0x7f); /* add $0x7f, %al */
+	put8(e, 0x9e); /* sahf */
+	put_load(e, RAX, SLOT(FRAME_VCPU));
+	put_load(e, RAX, MEM_BASE(RAX, offsetof(struct vcpu, arch.regs)));
+	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP1));
+}
+
+/* ---- blocks ------------------------------------------------------------------------- */
+
+static bool operand_excluded(const ZydisDecodedOperand *op)
+{
+	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return false;
+	switch (ZydisRegisterGetClass(op->reg.value)) {
+	case ZYDIS_REGCLASS_X87:
+	case ZYDIS_REGCLASS_MMX:
+	case ZYDIS_REGCLASS_SEGMENT:
+	case ZYDIS_REGCLASS_CONTROL:
+	case ZYDIS_REGCLASS_DEBUG:
+	case ZYDIS_REGCLASS_TABLE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool mnemonic_excluded(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_EMMS: case ZYDIS_MNEMONIC_FEMMS:
+	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_MWAIT: case ZYDIS_MNEMONIC_MWAITX:
+	case ZYDIS_MNEMONIC_RDPID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_RDPRU: case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_PAUSE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+bool diff_excludes(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	switch (zi->meta.category) {
+	case ZYDIS_CATEGORY_SYSTEM:
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_IO:
+	case ZYDIS_CATEGORY_IOSTRINGOP:
+	case ZYDIS_CATEGORY_X87_ALU:
+	case ZYDIS_CATEGORY_FCMOV:
+	case ZYDIS_CATEGORY_MMX:
+	case ZYDIS_CATEGORY_AMD3DNOW:
+	case ZYDIS_CATEGORY_XSAVE:
+	case ZYDIS_CATEGORY_XSAVEOPT:
+	case ZYDIS_CATEGORY_RDRAND:
+	case ZYDIS_CATEGORY_RDSEED:
+	case ZYDIS_CATEGORY_RDWRFSGS:
+	case ZYDIS_CATEGORY_SEGOP:
+	case ZYDIS_CATEGORY_VTX:
+		return true;
+	default:
+		break;
+	}
+	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || mnemonic_excluded(zi->mnemonic))
+		return true;
+	for (unsigned i = 0; i < zi->operand_count; i++)
+		if (operand_excluded(&ops[i]) &&
+		    !(zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && ops[i].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN))
+			return true;
+	return false;
+}
+
+/* Flags that the last instruction to touch them has left undefined. */
+static u16 undefined_flags(u16 before, const ZydisDecodedInstruction *zi)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+
+	return f ? (before & ~(f->modified | f->set_0 | f->set_1)) | (f->undefined & X86_EFLAGS_OSZAPC) : before;
+}
+
+static bool is_shift(const ZydisDecodedInstruction *zi)
+{
+	return zi->meta.category == ZYDIS_CATEGORY_SHIFT || zi->meta.category == ZYDIS_CATEGORY_ROTATE;
+}
+
+static void note_dead_flags(struct dbt_block *b, const u16 *reads, const u16 *writes)
+{
+	u16 dead = 0;
+
+	for (unsigned i = b->nr_insns; i-- > 0;) {
+		b->insns[i].dead = dead;
+		dead = (dead | writes[i]) & ~reads[i];
+	}
+}
+
+void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+	struct insn insn;
+	u16 undefined = 0, reads[DBT_BLOCK_INSNS] = { 0 }, writes[DBT_BLOCK_INSNS] = { 0 };
+	unsigned off = 0;
+
+	b->comparable = true;
+	b->insns = dbt_arena_alloc(vcpu->arch.dbt, DBT_BLOCK_INSNS * sizeof(*b->insns));
+	while (off < b->len && b->nr_insns < DBT_BLOCK_INSNS) {
+		if (!decode_insn_full(vcpu, bytes + off, min((unsigned)INSN_MAX_LEN, b->len - off), &insn, &zi, ops))
+			break;
+		b->comparable &= !diff_excludes(&zi, ops);
+		undefined = undefined_flags(undefined, &zi);
+		if (zi.cpu_flags) {
+			reads[b->nr_insns] = zi.cpu_flags->tested;
+			/* A shift by zero writes none. */
+			if (!is_shift(&zi))
+				writes[b->nr_insns] = (zi.cpu_flags->modified | zi.cpu_flags->set_0 | zi.cpu_flags->set_1 |
+						       zi.cpu_flags->undefined) & X86_EFLAGS_OSZAPC;
+		}
+		b->insns[b->nr_insns++] = (struct diff_insn){ .undefined = undefined, .len = insn.len };
+		off += insn.len;
+	}
+	note_dead_flags(b, reads, writes);
+	b->comparable &= off == b->len;
+}
+
+/* ---- state --------------------------------------------------------------------------- */
+
+static void snapshot_take(struct vcpu *vcpu, struct snapshot *s)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+
+	x87_sync(vcpu);
+	memcpy(s->regs, a->regs, sizeof(s->regs));
+	s->rip = a->rip;
+	s->rflags = a->rflags;
+	memcpy(s->ymm, a->fpu.ymm, sizeof(s->ymm));
+	s->mxcsr = a->fpu.mxcsr;
+	s->interrupt_shadow = a->interrupt_shadow;
+	s->db_trap = a->db_trap;
+	s->db_dr6 = a->db_dr6;
+	s->triple_fault_pending = a->triple_fault_pending;
+	s->irq_window = a->irq_window;
+	s->exception = a->exception;
+}
+
+static void snapshot_restore(struct vcpu *vcpu, const struct snapshot *s)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+
+	memcpy(a->regs, s->regs, sizeof(s->regs));
+	a->rip = s->rip;
+	a->rflags = s->rflags;
+	memcpy(a->fpu.ymm, s->ymm, sizeof(s->ymm));
+	a->fpu.mxcsr = s->mxcsr;
+	a->interrupt_shadow = s->interrupt_shadow;
+	a->db_trap = s->db_trap;
+	a->db_dr6 = s->db_dr6;
+	a->triple_fault_pending = s->triple_fault_pending;
+	a->irq_window = s->irq_window;
+	a->exception = s->exception;
+}
+
+/* What is at the recorded places now. */
+static void journal_read(const struct store_journal *j, u8 *bytes)
+{
+	for (u32 i = 0; i < j->nr; i++)
+		(void)host_copy(bytes + j->stores[i].at, j->stores[i].host, j->stores[i].len);
+}
+
+static void journal_undo(const struct store_journal *j)
+{
+	for (u32 i = j->nr; i-- > 0;)
+		(void)host_copy(j->stores[i].host, j->old + j->stores[i].at, j->stores[i].len);
+}
+
+static void journal_redo(const struct store_journal *j, const u8 *bytes)
+{
+	for (u32 i = 0; i < j->nr; i++)
+		(void)host_copy(j->stores[i].host, bytes + j->stores[i].at, j->stores[i].len);
+}
+
+static u64 flushes(const struct vcpu *vcpu)
+{
+	return vcpu->stat.tlb_flush + vcpu->stat.invlpg;
+}
+
+/* The interpreter's turn: want and after are filled, and nothing has happened. False: cannot be compared. */
+static bool reference_run(struct vcpu *vcpu, u32 nr)
+{
+	struct diff *x = vcpu->arch.dbt->diff;
+
+	x->journal.nr = x->journal.used = 0;
+	x->journal.refused = false;
+	vcpu->arch.mmu = x->ref;
+	if (x->flushes != flushes(vcpu))
+		mmu_flush_all(vcpu);
+	x->flushes = flushes(vcpu);
+	mmu_select_tlb(vcpu);
+	x->result = interp_run_counted(vcpu, nr, &x->done);
+	snapshot_take(vcpu, &x->want);
+	journal_read(&x->journal, x->after);
+	journal_undo(&x->journal);
+	snapshot_restore(vcpu, &x->start);
+	vcpu->arch.mmu = x->own;
+	mmu_select_tlb(vcpu);
+	return !x->journal.refused && (x->result == EXEC_OK || x->result == EXEC_FAULT);
+}
+
+/* ---- the translator's turn ------------------------------------------------------------------ */
+
+typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
+
+static u32 translated_run(struct vcpu *vcpu, struct dbt_block *b)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
+
+	switch (d->diff->turn++ % 4) {
+	case 0: return enter(vcpu, d->mem.rx + b->slot);
+	case 1: return enter(vcpu, d->mem.rx + b->slot_poll);
+	case 2: d->diff->host_entry = d->mem.rx + b->host; break;
+	default: d->diff->host_entry = d->mem.rx + b->host_poll; break;
+	}
+	return enter(vcpu, d->mem.rx + d->diff->enter_host);
+}
+
+/* How many instructions have retired. */
+static u32 retired(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
+{
+	u64 va = b->va;
+	u32 n = 0;
+
+	/* There was a request, and the entry was one that looks. */
+	if (why >> 28 == DBT_DIRECT && vcpu->arch.dbt->exits[why].target == va && !vcpu->arch.dbt->exits[why].linkable)
+		return 0;
+	if (why >> 28 != DBT_LEAVE || vcpu->arch.dbt->result == EXEC_BRANCH)
+		return b->nr_insns;
+	while (n < b->nr_insns && va != vcpu->arch.rip)
+		va += b->insns[n++].len;
+	return n;
+}
+
+/* ---- comparison --------------------------------------------------------------------------------- */
+
+static void complain(struct vcpu *vcpu, const struct dbt_block *b, const char *what, u64 want, u64 got)
+{
+	log_error("engines differ in the block at 0x%llx (%u instructions, %u bytes): %s is 0x%llx, not 0x%llx as "
+		  "in the interpreter", (unsigned long long)b->va, b->nr_insns, b->len, what,
+		  (unsigned long long)got, (unsigned long long)want);
+}
+
+static void dump_unit(struct vcpu *vcpu, const struct dbt_block *b)
+{
+	const struct dbt *d = vcpu->arch.dbt;
+	const struct dbt_page *page = dbt_page_find(vcpu->arch.dbt, b->gpa & PAGE_MASK);
+	char line[3 * 960 + 1];
+	u32 off = b->gpa & ~PAGE_MASK, n = 0;
+
+	line[0] = 0;
+	for (u32 i = 0; page && i < b->len && i < 960; i++)
+		n += sprintf(line + n, "%02x ", page->bytes[off + i]);
+	log_error("guest code: %s", line);
+	for (unsigned i = 0; i < 16; i++)
+		log_error("r%u: before 0x%llx, interpreter 0x%llx, translator 0x%llx", i,
+			  (unsigned long long)d->diff->start.regs[i], (unsigned long long)d->diff->want.regs[i],
+			  (unsigned long long)d->diff->got.regs[i]);
+}
+
+static bool same_exception(const struct pending_exception *a, const struct pending_exception *b)
+{
+	return a->pending == b->pending && a->vector == b->vector && a->has_error_code == b->has_error_code &&
+	       a->error_code == b->error_code && a->has_payload == b->has_payload && a->payload == b->payload;
+}
+
+static bool same_memory(struct vcpu *vcpu, const struct dbt_block *b)
+{
+	const struct diff *x = vcpu->arch.dbt->diff;
+
+	for (u32 i = 0; i < x->journal.nr; i++) {
+		u64 got = 0, want = 0;
+		u32 len = x->journal.stores[i].len, n = min(len, 8u);
+
+		if (!host_compare(x->journal.stores[i].host, x->after + x->journal.stores[i].at, len))
+			continue;
+		(void)host_copy(&got, x->journal.stores[i].host, n);
+		memcpy(&want, x->after + x->journal.stores[i].at, n);
+		complain(vcpu, b, "memory", want, got);
+		return false;
+	}
+	return true;
+}
+
+/* Flags that may differ after n instructions and an exception, if there was one. */
+static u64 dont_care(const struct dbt_block *b, u32 n, bool fault)
+{
+	return fault ? X86_EFLAGS_OSZAPC : n ? b->insns[n - 1].undefined | b->insns[n - 1].dead : 0;
+}
+
+static bool same_state(struct vcpu *vcpu, const struct dbt_block *b, u64 flags)
+{
+	const struct diff *x = vcpu->arch.dbt->diff;
+
+	if (x->want.rip != x->got.rip)
+		complain(vcpu, b, "rip", x->want.rip, x->got.rip);
+	else if ((x->want.rflags ^ x->got.rflags) & ~flags)
+		complain(vcpu, b, "rflags", x->want.rflags, x->got.rflags);
+	else if (x->want.mxcsr != x->got.mxcsr)
+		complain(vcpu, b, "mxcsr", x->want.mxcsr, x->got.mxcsr);
+	else if (!same_exception(&x->want.exception, &x->got.exception))
+		complain(vcpu, b, "exception", x->want.exception.vector, x->got.exception.vector);
+	else if (memcmp(x->want.ymm, x->got.ymm, sizeof(x->want.ymm)))
+		complain(vcpu, b, "a vector", 0, 0);
+	else if (x->want.interrupt_shadow != x->got.interrupt_shadow)
+		complain(vcpu, b, "interrupt_shadow", x->want.interrupt_shadow, x->got.interrupt_shadow);
+	else {
+		for (unsigned i = 0; i < 16; i++) {
+			if (x->want.regs[i] == x->got.regs[i])
+				continue;
+			complain(vcpu, b, "a register", x->want.regs[i], x->got.regs[i]);
+			return false;
+		}
+		return same_memory(vcpu, b);
+	}
+	return false;
+}
+
+/* The block has left early: what does the interpreter say after as many instructions? */
+static bool reference_again(struct vcpu *vcpu, u32 nr)
+{
+	struct diff *x = vcpu->arch.dbt->diff;
+	bool ok;
+
+	x->first = x->journal;
+	journal_read(&x->first, x->theirs);
+	journal_undo(&x->first);
+	snapshot_restore(vcpu, &x->start);
+	ok = reference_run(vcpu, nr);
+	journal_redo(&x->first, x->theirs);
+	snapshot_restore(vcpu, &x->got);
+	return ok;
+}
+
+static bool compare(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct diff *x = d->diff;
+	bool fault = why >> 28 == DBT_LEAVE && d->result == EXEC_FAULT;
+	u32 n = retired(vcpu, b, why);
+
+	if ((n != x->done || fault != (x->result == EXEC_FAULT)) && !reference_again(vcpu, n + fault)) {
+		vcpu->stat.diff_skipped++;
+		return true;
+	}
+	vcpu->stat.diff_instructions += n;
+	vcpu->stat.diff_units++;
+	return same_state(vcpu, b, dont_care(b, n, fault));
+}
+
+/* rip is where the block has left for; struct vcpu is complete but for that. */
+static void take_rip(struct vcpu *vcpu, u32 why)
+{
+	if (why >> 28 == DBT_DIRECT)
+		vcpu->arch.rip = vcpu->arch.dbt->exits[why].target;
+}
+
+u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	struct diff *x = d->diff;
+	bool ok = b->comparable;
+	u32 why;
+
+	if (ok) {
+		snapshot_take(vcpu, &x->start);
+		ok = reference_run(vcpu, b->nr_insns);
+	}
+	/* The interpreter has dropped its thunks, which the block may use: as if it had not been entered. */
+	if (unlikely(d->engine_generation != interp_generation(vcpu))) {
+		d->result = EXEC_OK;
+		return DBT_LEAVE << 28;
+	}
+	why = translated_run(vcpu, b);
+	if (why >> 28 == DBT_LEAVE && d->result != EXEC_OK && d->result != EXEC_END && d->result != EXEC_BRANCH &&
+	    d->result != EXEC_FAULT)
+		ok = false;
+	/* A branch to an impossible address: the dispatcher has it executed again. */
+	if (why >> 28 == DBT_INDIRECT && !is_canonical(vcpu->arch.rip))
+		ok = false;
+	if (!ok) {
+		vcpu->stat.diff_skipped++;
+		return why;
+	}
+	take_rip(vcpu, why);
+	snapshot_take(vcpu, &x->got);
+	if (!compare(vcpu, b, why)) {
+		dump_unit(vcpu, b);
+		vm_bug(vcpu->vm, "engines differ", __FILE__, __LINE__);
+	}
+	return why;
+}

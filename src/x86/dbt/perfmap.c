@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * SOFTKVM_PERF_MAP=1: /tmp/perf-PID.map, where perf(1) looks for the names of generated code.
+ * SOFTKVM_PERF_MAP=DIRECTORY: the same file there, to be read by other means.
+ * One line a block. A line is for good: after a flush of the code cache its addresses are
+ * named again, and perf takes one of the two; SOFTKVM_DBT_CACHE makes flushes rare.
+ */
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "x86/dbt/watch.h"
+
+static char path[PATH_MAX]; /* empty: not asked for. Written once, under `once`. */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void parse(void)
+{
+	const char *s = getenv("SOFTKVM_PERF_MAP");
+	char name[PATH_MAX];
+
+	if (!s || !*s || !strcmp(s, "0"))
+		return;
+	if (snprintf(name, sizeof(name), "%s/perf-%d.map", strcmp(s, "1") ? s : "/tmp", (int)getpid()) >= PATH_MAX)
+		return;
+	if (report_create(name, "SOFTKVM_PERF_MAP"))
+		strcpy(path, name);
+}
+
+static bool wanted(void)
+{
+	pthread_once(&once, parse);
+	return *path;
+}
+
+void perfmap_common(const struct dbt *d)
+{
+	char line[100];
+
+	if (likely(!wanted()))
+		return;
+	report_append(path, line, snprintf(line, sizeof(line), "%lx %x softkvm_common\n", (unsigned long)d->mem.rx,
+					   d->code_start));
+}
+
+static const char *context_name(const struct dbt_block *b)
+{
+	return b->ctx >= TLB_USER ? "guest_user" : "guest_kernel";
+}
+
+void perfmap_block(const struct dbt *d, const struct dbt_block *b)
+{
+	char line[120];
+	u32 begin = b->main < b->slot_poll ? b->main : b->slot_poll;
+
+	if (likely(!wanted()))
+		return;
+	report_append(path, line, snprintf(line, sizeof(line), "%lx %x %s_0x%llx\n", (unsigned long)d->mem.rx + begin,
+					   b->code_end - begin, context_name(b), (unsigned long long)b->va));
+}
