@@ -2,6 +2,7 @@
 # make bench          workloads natively, under TCG and under SoftKVM (bench/README.md); ROUNDS=, BENCH="options"
 # make bench-quick    fewer of them, under five minutes      make bench-distro   Debian's own boot to login
 # make bench-scale    cost as the work grows, and memory     make bench-trace    what tracing costs
+# make bench-memory   dirty logging, demand paging, memslots, beside the machine's own KVM
 BENCH_OUT := $(BUILD)/bench
 BENCH_PROGRAMS := $(addprefix $(BENCH_OUT)/,work agent nothing)
 ROUNDS ?= 5
@@ -35,6 +36,15 @@ bench-distro: bench-ready
 	$(Q)BUILD=$(BUILD) ROUNDS=$(ROUNDS) /usr/bin/python3 bench/login.py
 bench-scale: bench-ready
 	$(Q)BUILD=$(BUILD) /usr/bin/python3 bench/scale.py $(BENCH)
+
+# Dirty logging, demand paging, memslots: bench/memory.c. An ordinary client, so not static.
+$(BENCH_OUT)/memory: bench/memory.c tests/api/kvmtest.h
+	@mkdir -p $(dir $@)
+	$(if $(Q),@echo "  CC      $@")
+	$(Q)$(CC) -O2 -Wall -Wextra -D_GNU_SOURCE -Isrc -Itests -pthread -o $@ $<
+.PHONY: bench-memory
+bench-memory: all $(BENCH_OUT)/memory
+	$(Q)BUILD=$(BUILD) bench/memory.sh
 
 # An exit to userspace and back: in a build without tracing, with it off, and with it on.
 bench-trace: all $(BUILD)/tests/trace/spin

@@ -123,7 +123,7 @@ def processes(report, engines, rounds):
 
 def code(report, engines, rounds):
     """How much host code that is, SoftKVM's own list of blocks tells (one machine of its own)."""
-    sizes = (64, 512, 2048, 8192, 16384)
+    sizes = (128, 512, 2048, 8192, 20480) # about ten times as much host code: 1 to 200 MiB
     for first, title in ((True, "a call of a function never called before, in so much guest code"),
                          (False, "a call of one called before")):
         report.head(title, engines)

@@ -4,9 +4,10 @@
 #	tests/run.sh LOGDIR TEST...
 # A test is an executable. It reports by a last line "N passed, N failed, N skipped",
 # or as cmocka does, or by its exit status alone (4 or 77: skipped). A test may
-# take TEST_TIMEOUT seconds (default 600). The last line printed here is the sum.
+# take TEST_TIMEOUT seconds (default 600). The translator's blocks are verified. The last line printed here is the sum.
 set -u
 
+export SOFTKVM_DBT_VERIFY=${SOFTKVM_DBT_VERIFY:-1}
 logdir=${1:?usage: $0 LOGDIR TEST...}
 shift
 mkdir -p "$logdir"

@@ -76,7 +76,7 @@ uint64_t work_memcpy_small(long n)
 /* Atomic operations, which a translator must not take apart. */
 uint64_t work_atomics(long n)
 {
-	static _Atomic uint64_t x, y;
+	static uint64_t x, y;
 	uint64_t want = 0;
 
 	work_begin();

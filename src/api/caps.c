@@ -18,6 +18,7 @@
 #include "kvm/dirty_ring.h"
 #include "kvm/guest_memfd.h"
 #include "x86/irqchip.h"
+#include "x86/xen.h"
 
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define DIRTY_LOG_FLAGS (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)

@@ -16,8 +16,10 @@
 #include "x86/mmu.h"
 #include "x86/msr.h"
 #include "x86/pvclock.h"
+#include "x86/smm.h"
 #include "x86/state.h"
 #include "x86/tsc.h"
+#include "x86/xen.h"
 
 /* ---- registers -------------------------------------------------------------- */
 
@@ -202,6 +204,10 @@ long do_kvm_set_mp_state(struct vcpu *vcpu, void *arg)
 	default:
 		return -EINVAL;
 	}
+	/* INIT is blocked, or will be at once. */
+	if ((state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED) &&
+	    (vcpu->arch.smm || atomic_load(&vcpu->arch.smi_pending)))
+		return -EINVAL;
 	if (state == KVM_MP_STATE_SIPI_RECEIVED) {
 		state = KVM_MP_STATE_INIT_RECEIVED;
 		atomic_fetch_or(&vcpu->arch.apic_pending_events, APIC_EVENT_SIPI);
@@ -236,10 +242,10 @@ long do_kvm_nmi(struct vcpu *vcpu, void *arg)
 	return 0;
 }
 
-/* As a kernel built without SMM. */
 long do_kvm_smi(struct vcpu *vcpu, void *arg)
 {
-	return -ENOTTY;
+	smm_inject_smi(vcpu);
+	return 0;
 }
 
 long do_kvm_tpr_access_reporting(struct vcpu *vcpu, void *arg)
@@ -488,6 +494,16 @@ long do_kvm_enable_cap(struct vcpu *vcpu, void *arg)
 		return 0;
 	}
 	return -EINVAL;
+}
+
+long do_kvm_xen_vcpu_get_attr(struct vcpu *vcpu, void *arg)
+{
+	return vcpu_xen_get_attr(vcpu, arg);
+}
+
+long do_kvm_xen_vcpu_set_attr(struct vcpu *vcpu, void *arg)
+{
+	return vcpu_xen_set_attr(vcpu, arg);
 }
 
 /* No nested virtualization. */

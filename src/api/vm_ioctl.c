@@ -19,6 +19,7 @@
 #include "x86/msr_filter.h"
 #include "x86/pvclock.h"
 #include "x86/tsc.h"
+#include "x86/xen.h"
 
 static bool has_vcpus(struct vm *vm)
 {
@@ -187,6 +188,26 @@ long do_kvm_irqfd(struct vm *vm, void *arg)
 long do_kvm_hyperv_eventfd(struct vm *vm, void *arg)
 {
 	return vm_hyperv_eventfd(vm, arg);
+}
+
+long do_kvm_xen_hvm_config(struct vm *vm, void *arg)
+{
+	return vm_xen_config(vm, arg);
+}
+
+long do_kvm_xen_hvm_get_attr(struct vm *vm, void *arg)
+{
+	return vm_xen_get_attr(vm, arg);
+}
+
+long do_kvm_xen_hvm_set_attr(struct vm *vm, void *arg)
+{
+	return vm_xen_set_attr(vm, arg);
+}
+
+long do_kvm_xen_hvm_evtchn_send(struct vm *vm, void *arg)
+{
+	return vm_xen_evtchn_send(vm, arg);
 }
 
 /* No device type is registered; so also under KVM_CREATE_DEVICE_TEST. */

@@ -55,6 +55,9 @@ int program_run(char **argv, bool prefer_hardware, bool verbose);
 /* doctor.c */
 int doctor(void);
 
+/* check.c: argv[0] is "check". */
+int check_main(int argc, char **argv, bool prefer_hardware, bool verbose);
+
 /* trace.c, stat.c: argv[0] is the command's word. */
 int trace_main(int argc, char **argv);
 int stat_main(int argc, char **argv);

@@ -15,12 +15,13 @@
 static const char usage[] =
 "Usage: softkvm [OPTION]... [run] [--] PROGRAM [ARGUMENT]...\n"
 "       softkvm doctor\n"
+"       softkvm check [FILE]...\n"
 "       softkvm stat [OPTION]... [PROGRAM [ARGUMENT]...]\n"
 "       softkvm trace record|decode [OPTION]... ...\n"
 "\n"
 "Run PROGRAM with KVM in software: it finds a /dev/kvm that needs no hardware\n"
-"virtualization. \"doctor\" tells what this machine has, \"stat\" what running VMs\n"
-"do, \"trace\" every step of them.\n"
+"virtualization. \"doctor\" tells what this machine has, \"check\" whether a program\n"
+"finds what it needs, \"stat\" what running VMs do, \"trace\" every step of them.\n"
 "\n"
 "  -H, --prefer-hardware     use the machine's own KVM if it really works\n"
 "  -v, --verbose             tell what happens (SOFTKVM_LOG=1)\n"
@@ -140,6 +141,8 @@ int main(int argc, char **argv)
 			return usage_error("doctor takes no arguments");
 		return finish(doctor());
 	}
+	if (!dashes && optind < argc && !strcmp(argv[optind], "check"))
+		return finish(check_main(argc - optind, argv + optind, prefer_hardware, verbose));
 	if (!dashes && optind < argc && !strcmp(argv[optind], "trace"))
 		return finish(trace_main(argc - optind, argv + optind));
 	if (!dashes && optind < argc && !strcmp(argv[optind], "stat"))

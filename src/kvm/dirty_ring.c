@@ -32,10 +32,15 @@
 #include "kvm/arch.h"
 #include "kvm/trace.h"
 
+static void clear_logs(const struct memslots *slots)
+{
+	for (u32 i = 0; i < slots->nr; i++)
+		for (u64 w = 0; slots->by_id[i]->dirty_bitmap && w < (slots->by_id[i]->npages + 63) / 64; w++)
+			atomic_store_explicit(&slots->by_id[i]->dirty_bitmap[w], 0, memory_order_relaxed);
+}
+
 int vm_enable_dirty_ring(struct vm *vm, u64 bytes)
 {
-	struct memslots *slots;
-
 	if (!bytes || (bytes & (bytes - 1)))
 		return -EINVAL;
 	if (bytes < PAGE_SIZE || bytes < DIRTY_RING_RESERVED * sizeof(struct kvm_dirty_gfn))
@@ -46,10 +51,8 @@ int vm_enable_dirty_ring(struct vm *vm, u64 bytes)
 		return -EINVAL;
 	pthread_mutex_lock(&vm->slots_lock);
 	/* Pages of slots that are logged already are to be pushed, too. */
-	slots = atomic_load(&vm->slots);
-	for (u32 i = 0; i < slots->nr; i++)
-		for (u64 w = 0; slots->by_id[i]->dirty_bitmap && w < (slots->by_id[i]->npages + 63) / 64; w++)
-			atomic_store_explicit(&slots->by_id[i]->dirty_bitmap[w], 0, memory_order_relaxed);
+	for (unsigned as_id = 0; as_id < KVM_ABI_ADDRESS_SPACES; as_id++)
+		clear_logs(atomic_load(vm_slots(vm, as_id)));
 	vm->dirty_ring_entries = bytes / sizeof(struct kvm_dirty_gfn);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return 0;
@@ -128,8 +131,9 @@ struct reset_walk {
 /* Entries that name no page of a logged slot are none of our business any more. */
 static void rearm(struct reset_walk *w)
 {
-	struct memslots *slots = atomic_load(&w->vm->slots);
-	struct memslot *slot = w->slot >> 16 ? NULL : memslots_find_id(slots, (u16)w->slot);
+	unsigned as_id = w->slot >> 16;
+	struct memslot *slot = as_id >= vm_nr_address_spaces(w->vm) ? NULL :
+			       memslots_find_id(atomic_load(vm_slots(w->vm, as_id)), (u16)w->slot);
 	u64 mask = w->mask, low;
 
 	w->mask = 0;

@@ -60,20 +60,27 @@ struct gmem *gmem_create(struct vm *vm, int fd, u64 size, u32 flags, int *err)
 	return gmem;
 }
 
-void gmem_release(struct gmem *gmem)
+static bool unbind_slots(const struct memslots *slots, const struct gmem *gmem)
 {
-	struct vm *vm = gmem->vm;
-	struct memslots *slots;
 	bool bound = false;
 
-	pthread_mutex_lock(&vm->slots_lock);
-	slots = atomic_load(&vm->slots);
 	for (u32 i = 0; i < slots->nr; i++)
 		if (slots->by_id[i]->gmem == gmem) {
 			atomic_store(&slots->by_id[i]->gmem_host, NULL);
 			slots->by_id[i]->gmem = NULL;
 			bound = true;
 		}
+	return bound;
+}
+
+void gmem_release(struct gmem *gmem)
+{
+	struct vm *vm = gmem->vm;
+	bool bound = false;
+
+	pthread_mutex_lock(&vm->slots_lock);
+	for (unsigned as_id = 0; as_id < KVM_ABI_ADDRESS_SPACES; as_id++)
+		bound |= unbind_slots(atomic_load(vm_slots(vm, as_id)), gmem);
 	if (bound)
 		vm_sync_vcpus(vm, KVM_REQ_TLB_FLUSH);
 	pthread_mutex_unlock(&vm->slots_lock);
@@ -81,20 +88,27 @@ void gmem_release(struct gmem *gmem)
 	free(gmem);
 }
 
-int gmem_bind(struct memslot *slot, struct gmem *gmem, u64 offset)
+static bool range_is_bound(const struct memslots *slots, const struct gmem *gmem, u64 offset, u64 size)
 {
-	struct memslots *slots = atomic_load(&gmem->vm->slots);
-	u64 size = slot->npages << PAGE_SHIFT;
-
-	if ((offset & ~PAGE_MASK) || offset > gmem->size || size > gmem->size - offset)
-		return -EINVAL;
 	for (u32 i = 0; i < slots->nr; i++) {
 		const struct memslot *s = slots->by_id[i];
 
 		if (s->gmem == gmem && s->gmem_offset < offset + size &&
 		    offset < s->gmem_offset + (s->npages << PAGE_SHIFT))
-			return -EINVAL;
+			return true;
 	}
+	return false;
+}
+
+int gmem_bind(struct memslot *slot, struct gmem *gmem, u64 offset)
+{
+	u64 size = slot->npages << PAGE_SHIFT;
+
+	if ((offset & ~PAGE_MASK) || offset > gmem->size || size > gmem->size - offset)
+		return -EINVAL;
+	for (unsigned as_id = 0; as_id < KVM_ABI_ADDRESS_SPACES; as_id++)
+		if (range_is_bound(atomic_load(vm_slots(gmem->vm, as_id)), gmem, offset, size))
+			return -EINVAL;
 	slot->gmem = gmem;
 	slot->gmem_offset = offset;
 	slot->gmem_only = gmem->flags & GUEST_MEMFD_FLAG_MMAP;

@@ -32,6 +32,7 @@ static int check_entry(struct vm *vm, const struct kvm_irq_routing_entry *e)
 			return -EINVAL;
 		break;
 	case KVM_IRQ_ROUTING_HV_SINT:
+	case KVM_IRQ_ROUTING_XEN_EVTCHN:
 		if (e->flags)
 			return -EINVAL;
 		break;

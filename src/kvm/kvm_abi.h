@@ -95,6 +95,23 @@ struct kvm_link_guest_memfd {
 #define KVM_LINK_GUEST_MEMFD _IOWR(KVMIO, 0xd6, struct kvm_link_guest_memfd)
 #endif
 
+#ifndef KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG
+#define KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG (1 << 6)
+#define KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG 0x5
+#endif
+#ifndef KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA
+#define KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE (1 << 7)
+#define KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA (1 << 8)
+#define KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA 0x6
+#define KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA 0x9
+#endif
+#ifndef KVM_XEN_INVALID_GPA
+#define KVM_XEN_INVALID_GPA ((u64)-1)
+#endif
+#ifndef KVM_XEN_INVALID_GFN
+#define KVM_XEN_INVALID_GFN ((u64)-1)
+#endif
+
 /* kvm_run.memory_fault */
 struct kvm_memory_fault_exit {
 	u64 flags;
@@ -107,6 +124,7 @@ struct kvm_memory_fault_exit {
 #define KVM_ABI_MAX_VCPUS 1024
 #define KVM_ABI_MAX_VCPU_IDS 4096
 #define KVM_ABI_USER_MEM_SLOTS 32764
+#define KVM_ABI_ADDRESS_SPACES 2 /* 1: what SMM sees */
 #define KVM_ABI_RUN_MMAP_PAGES 3 /* kvm_run, PIO data, coalesced ring */
 #define KVM_ABI_DIRTY_RING_PAGE 64 /* KVM_DIRTY_LOG_PAGE_OFFSET */
 #define KVM_ABI_DIRTY_RING_MAX_ENTRIES 65536

@@ -95,6 +95,7 @@ enum vcpu_request {
 	KVM_REQ_HV_EXIT,	/* x86/hyperv: an MSR write that the client is to hear of has retired */
 	KVM_REQ_HV_STIMER,	/* x86/hyperv: a synthetic timer wants to be looked at */
 	KVM_REQ_HV_FLUSH,	/* x86/hyperv: wait until other vCPUs have flushed their TLBs */
+	KVM_REQ_XEN,		/* x86/xen: event channels to raise */
 };
 
 /* Where a vCPU's thread is; written by that thread, read by vm_sync_vcpus(). */
@@ -125,6 +126,7 @@ struct vcpu {
 	_Atomic u64 boundary_seq;	/* counts boundaries passed while syncs were wanted */
 	_Atomic u32 sleeping;		/* in vcpu_wait(): a kick needs a futex wake */
 	u64 slots_generation;		/* of the snapshot the cached translations come from */
+	u8 as_id;			/* address space of this vCPU's accesses; vcpu_set_address_space() */
 	struct vm *vm;
 	u32 id;				/* KVM_CREATE_VCPU argument, the APIC id */
 	u32 index;			/* position in vm->vcpus */
@@ -148,6 +150,7 @@ struct vm {
 	pthread_mutex_t slots_lock;
 	pthread_mutex_t irq_lock;
 	struct memslots *_Atomic slots;	/* current snapshot, address space 0 */
+	struct memslots *_Atomic smm_slots; /* the same of address space 1 */
 	struct mem_attrs *_Atomic attrs; /* private pages, NULL: none; kvm/guest_memfd.c, replaced under slots_lock */
 	bool private_mem;		/* of a type with private memory */
 	_Atomic u32 moving;		/* part of a context move; kvm/move.c */
@@ -179,6 +182,17 @@ struct vm {
 	struct move_area *move_area;	/* the rest of it, if others may move from this VM; kvm/move_agent.c */
 	struct move_agent *move_agent;	/* thread that answers them; under lock */
 };
+
+static inline struct memslots *_Atomic *vm_slots(struct vm *vm, unsigned as_id)
+{
+	return as_id ? &vm->smm_slots : &vm->slots;
+}
+
+/* Private memory is in one only, as in KVM. */
+static inline unsigned vm_nr_address_spaces(const struct vm *vm)
+{
+	return vm->private_mem ? 1 : KVM_ABI_ADDRESS_SPACES;
+}
 
 /* kvm/vm.c */
 struct vm *vm_create(unsigned long type, int *err);
@@ -247,6 +261,8 @@ void vcpu_sync_others(struct vcpu *self, const u64 *mask, enum vcpu_request req)
 /* The vCPU's thread: enter/leave the region in which it may touch guest memory. */
 void vcpu_enter_guest_mode(struct vcpu *vcpu);
 void vcpu_leave_guest_mode(struct vcpu *vcpu);
+/* From now on it sees another address space: a boundary, if in guest mode; translations are dropped at the latest at entry. */
+void vcpu_set_address_space(struct vcpu *vcpu, unsigned as_id);
 
 /* kvm/memslot.c */
 int vm_set_memory_region(struct vm *vm, const struct kvm_userspace_memory_region2 *mem);

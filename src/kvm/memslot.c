@@ -242,8 +242,8 @@ static int check_region(const struct vm *vm, const struct kvm_userspace_memory_r
 	if (mem->userspace_addr > USER_ADDRESS_MAX ||
 	    mem->memory_size > USER_ADDRESS_MAX - mem->userspace_addr)
 		return -EINVAL;
-	/* Upper half: address space (there is one), lower: number. */
-	if (mem->slot >> 16 || (u16)mem->slot >= KVM_ABI_USER_MEM_SLOTS)
+	/* Upper half: address space, lower: number. */
+	if (mem->slot >> 16 >= vm_nr_address_spaces(vm) || (u16)mem->slot >= KVM_ABI_USER_MEM_SLOTS)
 		return -EINVAL;
 	if (mem->guest_phys_addr + mem->memory_size < mem->guest_phys_addr)
 		return -EINVAL;
@@ -268,14 +268,14 @@ static bool overlaps(const struct memslots *slots, const struct memslot *self, g
 }
 
 /* Publish; on return nobody uses old any more. Takes over new on success. */
-static int replace_slot(struct vm *vm, struct memslot *old, struct memslot *new)
+static int replace_slot(struct vm *vm, unsigned as_id, struct memslot *old, struct memslot *new)
 {
-	struct memslots *cur = atomic_load(&vm->slots);
+	struct memslots *cur = atomic_load(vm_slots(vm, as_id));
 	struct memslots *next = memslots_edit(vm, cur, old, new);
 
 	if (!next)
 		return -ENOMEM;
-	atomic_store(&vm->slots, next); /* request.c, (a) */
+	atomic_store(vm_slots(vm, as_id), next); /* request.c, (a) */
 	vm_sync_vcpus(vm, KVM_REQ_TLB_FLUSH);
 	if (old) {
 		if (!new || old->dirty_bitmap != new->dirty_bitmap)
@@ -313,11 +313,12 @@ static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_user
 	new->userspace_addr = mem->userspace_addr;
 	new->flags = mem->flags;
 	new->id = (u16)mem->slot;
+	new->as_id = mem->slot >> 16;
 	r = bind_gmem(vm, new, ref, mem->guest_memfd_offset);
 	if (!r)
 		r = prepare_bitmap(vm, old, new);
 	if (!r)
-		r = replace_slot(vm, old, new);
+		r = replace_slot(vm, new->as_id, old, new);
 	if (r) {
 		if (!old || new->dirty_bitmap != old->dirty_bitmap)
 			free(new->dirty_bitmap);
@@ -329,13 +330,14 @@ static int create_slot(struct vm *vm, struct memslot *old, const struct kvm_user
 static int set_region_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *mem,
 			     const struct gmem_ref *ref)
 {
-	struct memslots *slots = atomic_load(&vm->slots);
+	unsigned as_id = mem->slot >> 16;
+	struct memslots *slots = atomic_load(vm_slots(vm, as_id));
 	struct memslot *old = memslots_find_id(slots, (u16)mem->slot);
 	gfn_t base = mem->guest_phys_addr >> PAGE_SHIFT;
 	u64 npages = mem->memory_size >> PAGE_SHIFT;
 
 	if (!npages)
-		return old ? replace_slot(vm, old, NULL) : -EINVAL;
+		return old ? replace_slot(vm, as_id, old, NULL) : -EINVAL;
 	if (old) {
 		/* An existing slot can be moved, and its logging toggled; nothing else. One with a guest_memfd not even that. */
 		if (((mem->flags | old->flags) & KVM_MEM_GUEST_MEMFD) ||
@@ -378,9 +380,9 @@ int vm_set_memory_region(struct vm *vm, const struct kvm_userspace_memory_region
 /* 0 and the logged slot, or the errno. slots_lock held. */
 static int logged_slot(struct vm *vm, u32 id, struct memslot **slot)
 {
-	if (id >> 16 || (u16)id >= KVM_ABI_USER_MEM_SLOTS)
+	if (id >> 16 >= vm_nr_address_spaces(vm) || (u16)id >= KVM_ABI_USER_MEM_SLOTS)
 		return -EINVAL;
-	*slot = memslots_find_id(atomic_load(&vm->slots), (u16)id);
+	*slot = memslots_find_id(atomic_load(vm_slots(vm, id >> 16)), (u16)id);
 	return *slot && (*slot)->dirty_bitmap ? 0 : -ENOENT;
 }
 

@@ -127,7 +127,7 @@ void vcpu_enter_guest_mode(struct vcpu *vcpu)
 
 	atomic_store(&vcpu->mode, VCPU_IN_GUEST);
 	atomic_thread_fence(memory_order_seq_cst); /* invariant 1 */
-	slots = atomic_load(&vcpu->vm->slots);
+	slots = atomic_load(vm_slots(vcpu->vm, vcpu->as_id));
 	vcpu->slots = slots;
 	if (unlikely(slots->generation != vcpu->slots_generation)) {
 		vcpu->slots_generation = slots->generation;
@@ -147,4 +147,16 @@ void vcpu_leave_guest_mode(struct vcpu *vcpu)
 		atomic_fetch_add(&vm->sync_futex, 1);
 		host_futex_wake(&vm->sync_futex);
 	}
+}
+
+void vcpu_set_address_space(struct vcpu *vcpu, unsigned as_id)
+{
+	bool in_guest = atomic_load(&vcpu->mode) == VCPU_IN_GUEST;
+
+	vcpu->as_id = as_id;
+	vcpu->slots_generation = 0; /* of no snapshot */
+	if (!in_guest)
+		return;
+	vcpu_leave_guest_mode(vcpu);
+	vcpu_enter_guest_mode(vcpu);
 }

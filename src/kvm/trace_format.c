@@ -171,6 +171,8 @@ int trace_event_text(const struct trace_record *r, char *buf, size_t size)
 	case TRACE_kvm_vcpu_wakeup: /* ns, waited, valid */
 		return snprintf(buf, size, "%s time %llu ns, polling %s", a[1] ? "wait" : "poll", a[0],
 				a[2] ? "valid" : "invalid");
+	case TRACE_kvm_smm_transition: /* entering, SMBASE */
+		return snprintf(buf, size, "vcpu %u: %s SMM, smbase 0x%llx", r->vcpu, a[0] ? "entering" : "leaving", a[1]);
 	case TRACE_kvm_page_fault: /* rip, address, error code */
 		return snprintf(buf, size, "vcpu %u rip 0x%llx address 0x%016llx error_code 0x%llx", r->vcpu, a[0],
 				a[1], a[2]);

@@ -45,6 +45,25 @@ static void vm_free(struct vm *vm)
 	free(vm);
 }
 
+static bool create_slots(struct vm *vm)
+{
+	for (unsigned as_id = 0; as_id < KVM_ABI_ADDRESS_SPACES; as_id++) {
+		struct memslots *slots = calloc(1, sizeof(*slots));
+
+		if (!slots)
+			return false;
+		slots->generation = 1;
+		atomic_store(vm_slots(vm, as_id), slots);
+	}
+	return true;
+}
+
+static void free_slots(struct vm *vm)
+{
+	for (unsigned as_id = 0; as_id < KVM_ABI_ADDRESS_SPACES; as_id++)
+		memslots_free(atomic_load(vm_slots(vm, as_id)));
+}
+
 struct vm *vm_create(unsigned long type, int *err)
 {
 	struct vm *vm;
@@ -58,15 +77,14 @@ struct vm *vm_create(unsigned long type, int *err)
 	if (!vm)
 		return NULL;
 	vm_init(vm, type);
-	atomic_store(&vm->slots, calloc(1, sizeof(struct memslots)));
-	if (!atomic_load(&vm->slots)) {
+	if (!create_slots(vm)) {
+		free_slots(vm);
 		vm_free(vm);
 		return NULL;
 	}
-	atomic_load(&vm->slots)->generation = 1;
 	*err = arch_vm_create(vm, type);
 	if (*err) {
-		memslots_free(atomic_load(&vm->slots));
+		free_slots(vm);
 		vm_free(vm);
 		return NULL;
 	}
@@ -96,7 +114,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->timers)
 		vm_timers_destroy(vm->timers);
 	io_buses_destroy(vm);
-	memslots_free(atomic_load(&vm->slots));
+	free_slots(vm);
 	free(vm->spare_slots);
 	free(atomic_load(&vm->attrs));
 	irq_routing_free(atomic_load(&vm->routing));

@@ -193,7 +193,9 @@ long shim_fix_link(char *link, long len)
 	    !starts(link + head, len - head, "anon_inode:kvm-"))
 		return len;
 	len -= head;
-	memmove(link, link + head, len);
+	/* Not memmove(): instrumented by UBSan, GCC takes link for possibly NULL, and warns. */
+	for (long i = 0; i < len; i++)
+		link[i] = link[i + head];
 	if (len > tail && !memcmp(link + len - tail, deleted, tail))
 		len -= tail;
 	return len;

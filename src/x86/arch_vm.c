@@ -11,6 +11,7 @@
 #include "x86/msr.h"
 #include "x86/pvclock.h"
 #include "x86/tsc.h"
+#include "x86/xen.h"
 
 #define DEFAULT_MAXPHYADDR 36		/* of a CPU without leaf 0x80000008 */
 
@@ -40,6 +41,7 @@ void arch_vm_destroy(struct vm *vm)
 	mmu_shared_code_destroy(vm);
 	pthread_mutex_unlock(&vm->lock);
 	hyperv_vm_destroy(vm);
+	xen_vm_destroy(vm);
 	pthread_mutex_destroy(&vm->arch.clock_lock);
 }
 
@@ -83,6 +85,7 @@ void arch_vcpu_destroy(struct vcpu *vcpu)
 	if (a->mmu)
 		mmu_destroy(vcpu);
 	hyperv_vcpu_destroy(vcpu);
+	xen_vcpu_destroy(vcpu);
 	if (a->apic)
 		lapic_destroy(vcpu);
 	free(a->mmio.accesses);

@@ -19,6 +19,20 @@
 bool debug_check_code_bp(struct vcpu *vcpu, u64 *dr6);
 /* A data access hits a breakpoint: #DB becomes due after this instruction (arch.db_trap). */
 bool debug_check_data_bp(struct vcpu *vcpu, gva_t va, unsigned len, bool write);
+/* Single-step, the guest's or a debugger's: every iteration of a string instruction is a step. */
+static inline bool debug_is_stepped(const struct vcpu *vcpu)
+{
+	const u32 debugger = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+
+	return (vcpu->arch.rflags & X86_EFLAGS_TF) || (vcpu->guest_debug.control & debugger) == debugger;
+}
+
+static inline void debug_step_trap(struct vcpu *vcpu)
+{
+	vcpu->arch.db_trap = true;
+	vcpu->arch.db_dr6 |= DR6_BS;
+}
+
 /* The same for I/O ports (CR4.DE). */
 bool debug_check_io_bp(struct vcpu *vcpu, u16 port, unsigned len);
 

@@ -18,6 +18,7 @@
 #include "kvm/trace.h"
 #include "x86/irqchip.h"
 #include "x86/ops/descriptor.h"
+#include "x86/smm.h"
 
 #define DR6_FIXED_1 0xfffe0ff0ull
 #define DR6_ACTIVE_LOW_RTM 0x00010000ull
@@ -520,6 +521,9 @@ static enum exec inject_interrupt(struct vcpu *vcpu)
 	enum exec r;
 
 	trace(kvm_inj_virq, vcpu->id, irq->nr, irq->soft);
+	/* Perhaps the end of a DMA. */
+	if (vcpu->arch.dbt)
+		dbt_recheck(vcpu);
 	r = deliver_event(vcpu, irq->nr, irq->soft ? EVENT_SOFT_INT : EVENT_EXT_INTERRUPT, false, 0);
 	if (r == EXEC_BRANCH || r == EXEC_FAULT) {
 		irq->injected = false;
@@ -615,6 +619,11 @@ enum exec inject_events(struct vcpu *vcpu)
 	if (unlikely(vcpu->guest_debug.control & KVM_GUESTDBG_BLOCKIRQ) &&
 	    (vcpu->guest_debug.control & KVM_GUESTDBG_ENABLE))
 		return EXEC_OK;
+	if (unlikely(smm_smi_deliverable(vcpu))) {
+		r = smm_enter(vcpu);
+		if (r != EXEC_OK)
+			return r;
+	}
 	if (unlikely(atomic_load_explicit(&a->nmi_pending, memory_order_relaxed)) && nmi_take(vcpu)) {
 		a->nmi_masked = true;
 		a->nmi_injected = true;

@@ -14,6 +14,7 @@
 #include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/pvclock.h"
+#include "x86/xen.h"
 
 #define HYPERCALL_BYTES 3	/* 0F 01 C1, 0F 01 D9 without prefixes */
 
@@ -173,6 +174,8 @@ enum exec emulate_hypercall(struct vcpu *vcpu)
 	struct hypercall hc;
 	enum exec r = EXEC_OK;
 
+	if (xen_hypercall_enabled(vcpu->vm))
+		return xen_hypercall(vcpu);
 	if (hyperv_hypercall_enabled(vcpu))
 		return hyperv_hypercall(vcpu);
 	hypercall_fetch(vcpu, &hc);
@@ -204,6 +207,8 @@ void hypercall_complete_userspace(struct vcpu *vcpu)
 		return;
 	if (kind == HYPERCALL_EXIT_HYPERV)
 		hyperv_hypercall_result(vcpu, vcpu->run->hyperv.u.hcall.result);
+	else if (kind == HYPERCALL_EXIT_XEN)
+		a->regs[RAX] = vcpu->run->xen.u.hcall.result;
 	else
 		hypercall_result(vcpu, vcpu->run->hypercall.ret);
 	a->rip = (a->rip + a->hypercall_len) & ip_mask(vcpu);

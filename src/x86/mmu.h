@@ -147,6 +147,8 @@ void mmu_shared_code_destroy(struct vm *vm);
 bool mmu_is_shared_code_page(struct vm *vm, gpa_t page);
 /* From now on no store to page goes unnoticed. False: cannot be had now. In guest mode. */
 bool mmu_share_code_page(struct vcpu *vcpu, gpa_t page);
+/* What KVM_REQ_CODE_PAGE asks for. */
+void mmu_drop_tags_for_code(struct vcpu *vcpu);
 /* The noted stores to such pages have happened: tell the others, and forget them. */
 void mmu_publish_code_stores(struct vcpu *vcpu);
 /* Stores after *seen, which moves on; SHARED_CODE_LOG + 1: too many, anything may have changed. */

@@ -22,6 +22,7 @@
 #include "x86/state.h"
 #include "x86/tsc.h"
 #include "x86/x86.h"
+#include "x86/xen.h"
 
 #include <asm/kvm_para.h>
 
@@ -117,6 +118,11 @@ WRITE(host_only)
 	if (!host)
 		return 1;
 	return write_plain(vcpu, row, index, v, host);
+}
+
+READ(smbase)
+{
+	return host ? read_plain(vcpu, row, index, v, host) : 1;
 }
 
 WRITE(zero_only)
@@ -739,7 +745,10 @@ WRITE(async_pf_int)
 {
 	if (!pv_has(vcpu, index))
 		return UNSUPPORTED;
-	if (v >> 8 || !vcpu->arch.apic) /* a vector */
+	if (v >> 8) /* a vector */
+		return 1;
+	/* KVM refuses 0 as well, from which QEMU with a local APIC of its own (and -cpu host) does not recover. */
+	if (!vcpu->arch.apic && (v || !host))
 		return 1;
 	*field(vcpu, row) = v;
 	return 0;
@@ -905,6 +914,8 @@ static int write_any(struct vcpu *vcpu, u32 index, u64 value, bool host)
 	u64 now;
 	int r;
 
+	if (xen_is_msr(vcpu->vm, index))
+		return xen_write_msr(vcpu, value);
 	if (!row)
 		return UNSUPPORTED;
 	/* Features are fixed once the vCPU has run: only a write of the same is allowed. */

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <linux/kvm_para.h>
 
@@ -39,19 +40,6 @@
 #define NSEC_PER_SEC 1000000000ull
 
 #define barrier() asm volatile("" : : : "memory")
-
-/* The record MSR_KVM_SYSTEM_TIME points at. */
-struct time_record {
-	u32 version;
-	u32 pad0;
-	u64 tsc_timestamp;
-	u64 system_time;
-	u32 tsc_to_system_mul;
-	s8 tsc_shift;
-	u8 flags;
-	u8 pad[2];
-};
-_Static_assert(sizeof(struct time_record) == 32, "ABI");
 
 struct wall_record {
 	u32 version;
@@ -202,7 +190,7 @@ struct clock_base pvclock_base(struct vm *vm)
 	return base;
 }
 
-static void time_record_fill(struct vcpu *vcpu, struct time_record *rec)
+void time_record_fill(struct vcpu *vcpu, struct time_record *rec)
 {
 	struct time_scale ts = time_scale_of(tsc_effective_khz(vcpu));
 	struct clock_base base = pvclock_base(vcpu->vm);
@@ -248,11 +236,16 @@ int pvclock_set_stopped(struct vcpu *vcpu)
 	return 0;
 }
 
-/* The wall clock at the instant kvmclock was zero. */
-void pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa)
+u64 vm_wall_clock_epoch(struct vm *vm)
 {
 	struct realtime_pair now = realtime_and_tsc();
-	u64 epoch = now.realtime_ns - clock_at_locking(vcpu->vm, now.host_tsc);
+
+	return now.realtime_ns - clock_at_locking(vm, now.host_tsc);
+}
+
+void pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa)
+{
+	u64 epoch = vm_wall_clock_epoch(vcpu->vm);
 	struct wall_record rec;
 
 	if (!gpa || vcpu_read_guest(vcpu, gpa, &rec.version, 4))
@@ -305,7 +298,12 @@ static u64 context_switches(struct vcpu *vcpu)
 	return tid << 32 | (u32)(usage.ru_nvcsw + usage.ru_nivcsw);
 }
 
-static u64 run_delay(struct vcpu *vcpu)
+bool steal_time_available(void)
+{
+	return host_syscall(SYS_access, "/proc/self/schedstat", R_OK, 0, 0) == 0;
+}
+
+u64 thread_run_delay(struct vcpu *vcpu)
 {
 	u64 switches = context_switches(vcpu);
 
@@ -334,7 +332,7 @@ void steal_time_update(struct vcpu *vcpu)
 	if (!wrote(vcpu, gpa + STEAL_OFFSET(version), &st.version, 4, KVM_REQ_STEAL_UPDATE))
 		return;
 	barrier();
-	delay = run_delay(vcpu);
+	delay = thread_run_delay(vcpu);
 	/* Another thread runs this vCPU now: its own delay starts anew. */
 	if (delay < vcpu->arch.st_last_steal)
 		vcpu->arch.st_last_steal = delay;

@@ -18,6 +18,27 @@ struct clock_base {
 	u64 host_tsc, ns;
 };
 struct clock_base pvclock_base(struct vm *vm);
+/* CLOCK_REALTIME, ns, at the instant kvmclock was zero. Any thread. */
+u64 vm_wall_clock_epoch(struct vm *vm);
+
+/* The record MSR_KVM_SYSTEM_TIME points at, and Xen's. */
+struct time_record {
+	u32 version;
+	u32 pad0;
+	u64 tsc_timestamp;
+	u64 system_time;
+	u32 tsc_to_system_mul;
+	s8 tsc_shift;
+	u8 flags;
+	u8 pad[2];
+};
+_Static_assert(sizeof(struct time_record) == 32, "ABI");
+/* Everything but the version. */
+void time_record_fill(struct vcpu *vcpu, struct time_record *rec);
+
+/* Does the host tell how long threads wait for a CPU; how long this one has, ns. */
+bool steal_time_available(void);
+u64 thread_run_delay(struct vcpu *vcpu);
 
 void pvclock_vm_init(struct vm *vm);	/* kvmclock reads 0 now */
 int vm_get_clock(struct vm *vm, struct kvm_clock_data *data);		/* 0 */

@@ -29,8 +29,10 @@
 #include "x86/msr.h"
 #include "x86/pvclock.h"
 #include "x86/ops/io.h"
+#include "x86/smm.h"
 #include "x86/sync_regs.h"
 #include "x86/x86.h"
+#include "x86/xen.h"
 
 /* ---- reset and multiprocessor start-up --------------------------------------- */
 
@@ -70,6 +72,8 @@ void vcpu_reset(struct vcpu *vcpu, bool init_event)
 	a->exception = (struct pending_exception){ 0 };
 	a->interrupt = (struct pending_interrupt){ 0 };
 	a->nmi_injected = a->nmi_masked = false;
+	atomic_store(&a->smi_pending, false);
+	a->msr.smi_count = 0;
 	atomic_store(&a->nmi_pending, 0);
 	a->interrupt_shadow = 0;
 	a->triple_fault_pending = a->db_trap = false;
@@ -81,6 +85,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init_event)
 	if (!init_event) {
 		a->xcr0 = XFEATURE_X87;
 		a->msr.pat = 0x0007040600070406ull;
+		a->msr.smbase = SMBASE_RESET;
 	}
 	fpu_reset(vcpu, init_event);
 	if (a->apic)
@@ -96,6 +101,11 @@ bool vcpu_accept_apic_events(struct vcpu *vcpu)
 
 	if (!a->apic || !events)
 		return false;
+	/* SMM keeps an INIT for later, and no SIPI. */
+	if (a->smm) {
+		atomic_fetch_and(&a->apic_pending_events, ~APIC_EVENT_SIPI);
+		return false;
+	}
 	if (events & APIC_EVENT_INIT) {
 		atomic_fetch_and(&a->apic_pending_events, ~APIC_EVENT_INIT);
 		vcpu_reset(vcpu, true);
@@ -133,7 +143,10 @@ static bool vcpu_has_events(struct vcpu *vcpu)
 
 	if (a->exception.pending || a->exception.injected || a->triple_fault_pending)
 		return true;
-	if (atomic_load(&a->apic_pending_events) || atomic_load(&a->pv_unhalted) || hyperv_stimer_pending(vcpu))
+	if ((atomic_load(&a->apic_pending_events) && !a->smm) || atomic_load(&a->pv_unhalted) ||
+	    hyperv_stimer_pending(vcpu))
+		return true;
+	if (smm_smi_deliverable(vcpu))
 		return true;
 	if (a->nmi_injected || (atomic_load(&a->nmi_pending) && !a->nmi_masked))
 		return true;
@@ -158,8 +171,8 @@ static bool check_requests(struct vcpu *vcpu, enum vcpu_request a, enum vcpu_req
 
 static void take_code_page_request(struct vcpu *vcpu)
 {
-	if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE) && vcpu->arch.mmu)
-		mmu_flush_write_tags(vcpu);
+	if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE))
+		mmu_drop_tags_for_code(vcpu);
 }
 
 static void timer_check(struct vcpu *vcpu)
@@ -186,7 +199,7 @@ static void vcpu_block(struct vcpu *vcpu)
 		vcpu_accept_apic_events(vcpu);
 		state = atomic_load(&a->mp_state);
 		if ((state == KVM_MP_STATE_HALTED || state == KVM_MP_STATE_AP_RESET_HOLD) &&
-		    vcpu_has_events(vcpu)) {
+		    (vcpu_has_events(vcpu) || xen_poll_is_over(vcpu))) {
 			atomic_store(&a->pv_unhalted, false);
 			atomic_store(&a->mp_state, KVM_MP_STATE_RUNNABLE);
 			vcpu->stat.halt_wakeup++;
@@ -209,8 +222,15 @@ static void vcpu_block(struct vcpu *vcpu)
 		vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE);
 		/* A full dirty ring matters to who runs, and is looked at again then. */
 		vcpu_check_request(vcpu, KVM_REQ_DIRTY_RING_SOFT_FULL);
-		vcpu_wait(vcpu, a->apic ? lapic_timer_deadline(vcpu) : ~0ull);
+		if (vcpu_check_request(vcpu, KVM_REQ_XEN)) {
+			vcpu_enter_guest_mode(vcpu);
+			xen_take_events(vcpu);
+			vcpu_leave_guest_mode(vcpu);
+			continue;
+		}
+		vcpu_wait(vcpu, min(a->apic ? lapic_timer_deadline(vcpu) : ~0ull, xen_poll_deadline(vcpu)));
 	}
+	xen_poll_end(vcpu);
 	if (hyperv_stimer_pending(vcpu))
 		vcpu_make_request(vcpu, KVM_REQ_HV_STIMER);
 	vcpu->stat.blocking = 0;
@@ -282,7 +302,7 @@ static void run_save(struct vcpu *vcpu)
 	run->cr8 = get_cr8(vcpu);
 	run->apic_base = vcpu->arch.apic ? lapic_get_base(vcpu) : vcpu->arch.msr.apic_base;
 	run->ready_for_interrupt_injection = arch_irqchip_full(vcpu->vm) || ready_for_injection(vcpu);
-	run->flags = 0;
+	run->flags = vcpu->arch.smm ? KVM_RUN_X86_SMM : 0;
 }
 
 /* ---- one turn of the loop ---------------------------------------------------------------- */
@@ -326,9 +346,14 @@ static int take_requests(struct vcpu *vcpu)
 		vcpu->arch.clock_update_due = false;
 		pvclock_update(vcpu);
 		hyperv_clock_update(vcpu);
+		xen_clock_update(vcpu);
 	}
-	if (vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE))
+	if (vcpu_check_request(vcpu, KVM_REQ_STEAL_UPDATE)) {
 		steal_time_update(vcpu);
+		xen_runstate_running(vcpu);
+	}
+	if (vcpu_check_request(vcpu, KVM_REQ_XEN))
+		xen_take_events(vcpu);
 	if (vcpu_check_request(vcpu, KVM_REQ_TRIPLE_FAULT) || vcpu->arch.triple_fault_pending) {
 		vcpu->arch.triple_fault_pending = false;
 		run->exit_reason = named_exit(KVM_EXIT_SHUTDOWN);
@@ -474,6 +499,8 @@ static int run_loop(struct vcpu *vcpu)
 
 	vcpu_enter_guest_mode(vcpu);
 	request_ring_check(vcpu);
+	if (vcpu->arch.dbt)
+		dbt_recheck(vcpu);
 	r = complete_userspace(vcpu);
 	if (r == RUN_AGAIN && vcpu->run->immediate_exit)
 		r = -EINTR;
@@ -524,7 +551,7 @@ static int run_prepare(struct vcpu *vcpu)
 		return -EINVAL;
 	if (vcpu->arch.msr.kvm_steal_time & 1)
 		vcpu_make_request(vcpu, KVM_REQ_STEAL_UPDATE);
-	return 0;
+	return xen_run_prepare(vcpu);
 }
 
 /* KVM_RUN is about to return r. kvm_run is the client's to scribble on: its exit_reason is read once. */

@@ -14,6 +14,7 @@
 #include "x86/debug.h"
 #include "x86/irqchip.h"
 #include "x86/mmu.h"
+#include "x86/smm.h"
 #include "x86/state.h"
 
 /* ---- guest memory from ioctls ------------------------------------------------ */
@@ -360,6 +361,9 @@ void vcpu_events_get(struct vcpu *vcpu, struct kvm_vcpu_events *events)
 	events->nmi.injected = a->nmi_injected;
 	events->nmi.pending = min(atomic_load(&a->nmi_pending), 2u);
 	events->nmi.masked = a->nmi_masked;
+	events->smi.smm = a->smm;
+	events->smi.pending = atomic_load(&a->smi_pending);
+	events->smi.smm_inside_nmi = a->smm_inside_nmi;
 	events->smi.latched_init = a->apic && (atomic_load(&a->apic_pending_events) & APIC_EVENT_INIT);
 
 	events->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW |
@@ -404,9 +408,9 @@ static bool events_valid(struct vcpu *vcpu, const struct kvm_vcpu_events *ev)
 		return false;
 	if ((e.injected || e.pending) && (e.vector > 31 || e.vector == NMI_VECTOR))
 		return false;
-	/* No SMM here, as in a kernel built without it. */
-	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) &&
-	    (ev->smi.smm || ev->smi.pending || ev->smi.smm_inside_nmi))
+	/* INITs are latched while in SMM, so none can have been taken. */
+	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) && (ev->smi.smm || ev->smi.pending) &&
+	    atomic_load(&vcpu->arch.mp_state) == KVM_MP_STATE_INIT_RECEIVED)
 		return false;
 	return !(ev->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) || vcpu->vm->arch.triple_fault_event;
 }
@@ -418,6 +422,25 @@ static void triple_fault_set(struct vcpu *vcpu, bool pending)
 		vcpu_make_request(vcpu, KVM_REQ_TRIPLE_FAULT);
 	else
 		vcpu_check_request(vcpu, KVM_REQ_TRIPLE_FAULT);
+}
+
+static void smm_from_events(struct vcpu *vcpu, const struct kvm_vcpu_events *ev)
+{
+	struct vcpu_arch *a = &vcpu->arch;
+
+	if (a->smm != !!ev->smi.smm) {
+		smm_set(vcpu, ev->smi.smm);
+		state_changed(vcpu);
+	}
+	atomic_store(&a->smi_pending, !!ev->smi.pending);
+	if (ev->smi.smm)
+		a->smm_inside_nmi = ev->smi.smm_inside_nmi;
+	if (!a->apic)
+		return;
+	if (ev->smi.latched_init)
+		atomic_fetch_or(&a->apic_pending_events, APIC_EVENT_INIT);
+	else
+		atomic_fetch_and(&a->apic_pending_events, ~APIC_EVENT_INIT);
 }
 
 int vcpu_events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *ev)
@@ -441,12 +464,8 @@ int vcpu_events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *ev)
 	a->nmi_masked = ev->nmi.masked;
 	if ((ev->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) && a->apic)
 		atomic_store(&a->sipi_vector, (u8)ev->sipi_vector);
-	if ((ev->flags & KVM_VCPUEVENT_VALID_SMM) && a->apic) {
-		if (ev->smi.latched_init)
-			atomic_fetch_or(&a->apic_pending_events, APIC_EVENT_INIT);
-		else
-			atomic_fetch_and(&a->apic_pending_events, ~APIC_EVENT_INIT);
-	}
+	if (ev->flags & KVM_VCPUEVENT_VALID_SMM)
+		smm_from_events(vcpu, ev);
 	if (ev->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
 		triple_fault_set(vcpu, ev->triple_fault.pending);
 	vcpu_make_request(vcpu, KVM_REQ_EVENT);

@@ -177,6 +177,8 @@ struct pio_batch {
 struct lapic;
 struct hv_vm;		/* x86/hyperv */
 struct hv_vcpu;
+struct xen_vm;		/* x86/xen */
+struct xen_vcpu;
 struct dbt;		/* x86/dbt: translated code; private to the engine */
 struct interp;		/* x86/interp: block cache, arena; private to the engine */
 struct tlb;		/* x86/mmu: software TLB */
@@ -195,7 +197,7 @@ struct x86_msrs {
 	u64 *mce_banks;		/* of 4 registers each, MCE_BANKS_MAX; NULL: all zero (mce_banks_get()) */
 	u64 feature_control, perf_capabilities, debugctl, ucode_rev;
 	u64 de_cfg, virt_spec_ctrl;
-	u64 osvw_length, osvw_status, power_ctl, smi_count;
+	u64 osvw_length, osvw_status, power_ctl, smi_count, smbase;
 	struct mtrr_state *mtrr;	/* NULL: all zero */
 	/* KVM paravirtual */
 	u64 kvm_wall_clock, kvm_system_time, kvm_steal_time, kvm_pv_eoi, kvm_async_pf_en,
@@ -238,6 +240,8 @@ struct vcpu_arch {
 	struct pending_exception exception;
 	struct pending_interrupt interrupt;
 	bool nmi_injected, nmi_masked;
+	bool smm, smm_inside_nmi;	/* in SMM (smm.c); NMIs were blocked before */
+	_Atomic bool smi_pending;	/* other threads send SMIs */
 	bool irq_window;		/* an interrupt waits for IF or the shadow: whoever opens the window sets KVM_REQ_EVENT */
 	_Atomic u32 nmi_pending;	/* other threads queue NMIs */
 	u8 interrupt_shadow;		/* KVM_X86_SHADOW_INT_STI / _MOV_SS, for one instruction */
@@ -283,6 +287,7 @@ struct vcpu_arch {
 	struct interp *interp;		/* allocated at first KVM_RUN */
 	struct dbt *dbt;		/* the translator's, likewise; NULL: not in use */
 	struct hv_vcpu *_Atomic hyperv;	/* allocated at first use; set by the owner, others look */
+	struct xen_vcpu *_Atomic xen;	/* allocated at first use, by any thread */
 };
 
 struct shared_code;
@@ -321,6 +326,7 @@ struct vm_arch {
 	u32 nr_mmu_pages;
 	struct shared_code *_Atomic shared_code; /* mmu/shared_code.c; NULL until several vCPUs run translated code */
 	struct hv_vm *_Atomic hyperv;	/* allocated at first use */
+	struct xen_vm *_Atomic xen;	/* likewise */
 	_Atomic u32 split_lock;		/* held around locked accesses that cross pages (interp/thunk.c) */
 };
 

@@ -32,10 +32,10 @@ static inline bool in_64bit_mode(const struct vcpu *vcpu)
 	return vcpu->arch.code_size == 8;
 }
 
-/* Where an address is an offset, or, with FS and GS, an offset and a base. */
+/* Where an address is an offset, or, with FS and GS, an offset and a base; and not in SMM, which has memory of its own. */
 static inline bool in_flat_mode(const struct vcpu *vcpu)
 {
-	return in_64bit_mode(vcpu) || vcpu->arch.flat32;
+	return (in_64bit_mode(vcpu) || vcpu->arch.flat32) && !vcpu->arch.smm;
 }
 
 /* Replace RFLAGS bits in mask; keeps bit 1; recomputes the mode if VM changes. */
@@ -161,7 +161,9 @@ enum exec emulate_hypercall(struct vcpu *vcpu);	/* VMCALL/VMMCALL; EXEC_OK sets 
 /* KVM_RUN entry: the client answered KVM_EXIT_HYPERCALL; sets rax and steps over the instruction. */
 void hypercall_complete_userspace(struct vcpu *vcpu);
 /* arch.hypercall_exit: whose exit it is. KVM_EXIT_HYPERV_SYNDBG's instruction has retired, the others' wait. */
-enum hypercall_exit { HYPERCALL_EXIT_NONE, HYPERCALL_EXIT_KVM, HYPERCALL_EXIT_HYPERV, HYPERCALL_EXIT_SYNDBG };
+enum hypercall_exit {
+	HYPERCALL_EXIT_NONE, HYPERCALL_EXIT_KVM, HYPERCALL_EXIT_HYPERV, HYPERCALL_EXIT_SYNDBG, HYPERCALL_EXIT_XEN,
+};
 /* kvm_run is filled in; the answer will go to the hypercall at rip. */
 void hypercall_wait_for_userspace(struct vcpu *vcpu, enum hypercall_exit kind);
 
@@ -217,6 +219,7 @@ bool dbt_wanted(const struct vcpu *vcpu);
 enum exec dbt_run(struct vcpu *vcpu);
 void dbt_destroy(struct vcpu *vcpu);
 void dbt_flush(struct vcpu *vcpu);
+void dbt_recheck(struct vcpu *vcpu);
 /* Decode the instruction at rip for diagnostics: bytes to buf (15 max), returns their number. */
 unsigned fetch_insn_bytes(struct vcpu *vcpu, u8 *buf);
 

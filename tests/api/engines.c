@@ -627,7 +627,7 @@ static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, i
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &pristine_sregs) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_FPU, &fpu) == 0);
-	alarm(3);
+	alarm(20);
 	if (ioctl(t->vcpu, KVM_RUN, 0)) {
 		printf("%u loops\n", nr);
 		memset(t->mem + sizeof(pristine), 0, MEM_SIZE - sizeof(pristine));
@@ -736,7 +736,8 @@ static void compare(const char *self, unsigned n, uint64_t base)
 			continue;
 		CHECK(!strcmp(x, y));
 		if (strcmp(x, y) && shown++ < 5) {
-			printf("%u-bit program %u differs (seed %llu):\n", narrow ? 32 : 64, i, (unsigned long long)base);
+			printf("%u-bit program %u differs (seed %llu):\n  %s  %s", narrow ? 32 : 64, i,
+			       (unsigned long long)base, x, y);
 			show(self, i, base);
 		}
 	}

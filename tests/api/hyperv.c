@@ -5,9 +5,10 @@
  *
  * Seen to fail with no EOI hook in the local APIC, no auto EOI, no notification of resamplers, a clock that does not
  * notice KVM_SET_CLOCK, no suppression of the invariant TSC, the answer to KVM_EXIT_HYPERV_SYNDBG dropped and
- * unlimited XMM input; and to hang with msg_pending ignored and with stimers that do not wake a halted vCPU.
+ * unlimited XMM input; and to hang with msg_pending ignored, with stimers that do not wake a halted vCPU, and with
+ * waits for flushes inside guest mode.
  */
-#include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 
 #include "api/kvmtest.h"
@@ -501,6 +502,48 @@ static void test_hypercall_exit(void)
 	kvmtest_done(&t);
 }
 
+/* Two vCPUs that flush each other's TLBs all the time, and so wait for each other: neither waits for ever. */
+#define FLUSHES 20000
+
+static void *flusher(void *arg)
+{
+	struct kvmtest *t = arg;
+	struct kvm_regs regs = { .rip = 0x5600, .rsp = 0x10000, .rflags = 2, .rbx = FLUSHES,
+				 .rcx = 0x02 | FAST, .r8 = 1 };
+
+	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
+	return (void *)(intptr_t)go_on(t);
+}
+
+static void test_mutual_flush(void)
+{
+	/*
+	 * lock incl SCRATCH; W: cmpl $2, SCRATCH; pause; jnz W		both are there
+	 * L: mov %rcx, %r12; vmcall; test %rax, %rax; jnz .; dec %ebx; jnz L
+	 */
+	static const uint8_t loop[] = { 0xf0, 0xff, 0x04, 0x25, 0, 0, 3, 0,
+					0x83, 0x3c, 0x25, 0, 0, 3, 0, 2, 0xf3, 0x90, 0x75, 0xf4, 0x49, 0x89, 0xcc, 0x0f, 0x01, 0xc1, 0x48, 0x85, 0xc0, 0x75, 0xfe,
+					0xff, 0xcb, 0x75, 0xf1 };
+	struct kvmtest t = guest(0), u = t;
+	pthread_t thread;
+	struct kvm_sregs sregs;
+	void *result;
+
+	put_code(&t, 0x5600, loop, sizeof(loop));
+	CHECK_EQ(set_msr(&t, GUEST_OS_ID, OS_ID), 1);
+	kvmtest_add_vcpu(&u, 1);
+	set_hv_cpuid(&u, 0);
+	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &sregs) == 0);
+	NEED(ioctl(u.vcpu, KVM_SET_SREGS, &sregs) == 0);
+	NEED(pthread_create(&thread, NULL, flusher, &u) == 0);
+	CHECK_EQ((intptr_t)flusher(&t), 0);
+	NEED(pthread_join(thread, &result) == 0);
+	CHECK_EQ((intptr_t)result, 0);
+	munmap(u.run, u.run_size);
+	close(u.vcpu);
+	kvmtest_done(&t);
+}
+
 /* Outside 64-bit mode values are pairs of registers: EDX:EAX control and result, EBX:ECX, EDI:ESI. */
 static void test_hypercall_32(void)
 {
@@ -820,6 +863,7 @@ int main(void)
 	test_hypercall_page();
 	test_hypercall_input();
 	test_hypercall_exit();
+	test_mutual_flush();
 	test_hypercall_32();
 	test_clock();
 	test_invtsc();

@@ -123,6 +123,30 @@ static inline void kvmtest_set_cpuid(struct kvmtest *t)
 	free(c);
 }
 
+union kvmtest_msr {
+	struct kvm_msrs h;
+	uint8_t bytes[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
+/* 1, or 0 if it was refused. */
+static inline int kvmtest_set_msr(struct kvmtest *t, uint32_t index, uint64_t value)
+{
+	union kvmtest_msr m = { .h.nmsrs = 1 };
+
+	m.h.entries[0].index = index;
+	m.h.entries[0].data = value;
+	return ioctl(t->vcpu, KVM_SET_MSRS, &m);
+}
+
+static inline uint64_t kvmtest_get_msr(struct kvmtest *t, uint32_t index)
+{
+	union kvmtest_msr m = { .h.nmsrs = 1 };
+
+	m.h.entries[0].index = index;
+	NEED(ioctl(t->vcpu, KVM_GET_MSRS, &m) == 1);
+	return m.h.entries[0].data;
+}
+
 /* The vCPU will execute these bytes in real mode at 0000:addr, with rsp 0x8000. */
 static inline void kvmtest_real_mode(struct kvmtest *t, uint16_t addr, const void *code, size_t len)
 {

@@ -6,9 +6,9 @@
  * HP6 has nothing to inject here: paging allocates no table (HP3), and that other allocations fail one by one
  * is tests/fuzz/oom.c's.
  *
- * Seen to fail with KVM_ABI_MAX_VCPUS at 1000 in vcpu_create() alone (test_all), with vm_sync_vcpus() that looks at
- * the first 64 vCPUs only (test_all: stores after the slot has gone), with mmu_page_hash_bytes set at the first page
- * walk (HP3, HP7), and with vcpu_destroy() not giving back a vCPU's TLBs (HP7: VmData grows).
+ * Seen to fail with a limit of 1000 vCPUs in vcpu.c (test_all), with a vm_sync_vcpus() that waits for the first 64
+ * only (test_all: a store after the slot has gone), with mmu_page_hash_bytes set in mmu_create() (HP3, HP7), and with
+ * mmu_destroy() not freeing the TLBs (HP7: VmData grows).
  */
 #include <pthread.h>
 #include <stdatomic.h>

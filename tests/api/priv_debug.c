@@ -38,8 +38,21 @@ T(bp_push, L, WATCH(0x33ff8, 0x90002) "push %rax\n9: nop", , DB, NOERR, DR6(1))
 T(bp_rep_movs, L, WATCH(0x20010, 0x10002) "mov $0x20100, %esi\nmov $0x2000e, %edi\nmov $8, %ecx\n9: rep movsb\nhlt", , DB, NOERR, DR6(1);
   WANT(r->regs.rcx, 5); WANT(r->regs.rdi, 0x20011))
 T(bp_lock_xadd, L, WATCH(0x20010, 0xd0002) "lock xadd %ebx, 0x20010\n9: nop", , DB, NOERR, DR6(1))
-T(bp_io, L, "mov %cr4, %rax\nor $8, %al\nmov %rax, %cr4\nmov $0x80, %eax\nmov %rax, %db0\nmov $0x20002, %eax\nmov %rax, %db7\nmov $0x20010, %eax\n9: nop",
-  , OK, NOERR, )
+#define IO_BP(port, bits) "mov %cr4, %rax\nor $8, %al\nmov %rax, %cr4\nmov $" #port ", %eax\nmov %rax, %db0\nmov $" #bits ", %eax\nmov %rax, %db7\n"
+#define STRING_IO(port) "mov $3, %ecx\nmov $0x20000, %esi\nmov $0x20000, %edi\nmov $" #port ", %edx\n"
+T(bp_io_not_memory, L, IO_BP(0x20010, 0x20002) "mov 0x20010, %ebx\n9: nop", , OK, NOERR, DR6(0))
+T(bp_io_out, L, IO_BP(0x80, 0x20002) "out %al, $0x80\n9: nop", , DB, NOERR, DR6(1); WANT(r->flags >> 16 & 1, 0))
+T(bp_io_in, L, IO_BP(0x80, 0x20002) "in $0x80, %al\n9: nop", , DB, NOERR, DR6(1))
+T(bp_io_beside, L, IO_BP(0x80, 0x20002) "out %al, $0x81\nin $0x7f, %al\n9: nop", , OK, NOERR, DR6(0))
+T(bp_io_len4, L, IO_BP(0x80, 0xe0002) "in $0x83, %al\n9: nop", , DB, NOERR, DR6(1))
+T(bp_io_overlap, L, IO_BP(0x80, 0x20002) "mov $0x7d, %edx\nout %eax, %dx\n9: nop", , DB, NOERR, DR6(1))
+T(bp_io_disabled, L, IO_BP(0x80, 0x20000) "out %al, $0x80\n9: nop", , OK, NOERR, DR6(0))
+T(bp_io_not_exec, L, IO_BP(0x80, 0x00002) "out %al, $0x80\n9: nop", , OK, NOERR, DR6(0))
+T(bp_io_rep_outs, L, IO_BP(0x80, 0x20002) STRING_IO(0x80) "9: rep outsb\nhlt", , DB, NOERR, DR6(1); WANT(r->regs.rcx, 2); WANT(r->regs.rsi, 0x20001))
+T(bp_io_rep_ins, L, IO_BP(0x80, 0x20002) STRING_IO(0x80) "9: rep insb\nhlt", , DB, NOERR, DR6(1); WANT(r->regs.rcx, 2); WANT(r->regs.rdi, 0x20001))
+T(bp_io_outs_last, L, IO_BP(0x80, 0x20002) STRING_IO(0x80) "outsb\n9: nop", , DB, NOERR, DR6(1))
+T(step_rep_outs, L, STRING_IO(0x80) "pushf\nbtsq $8, (%rsp)\npopf\n9: rep outsb", , DB, NOERR, DR6(0x4000); WANT(r->regs.rcx, 2))
+T(step_rep_ins, L, STRING_IO(0x80) "pushf\nbtsq $8, (%rsp)\npopf\n9: rep insb", , DB, NOERR, DR6(0x4000); WANT(r->regs.rcx, 2))
 T(step, L, "pushf\nbtsq $8, (%rsp)\npopf\nnop\n9: nop", , DB, NOERR, DR6(0x4000); WANT(r->flags >> 8 & 1, 1); WANT(r->regs.rflags >> 8 & 1, 0))
 T(step_not_the_popf, L, "pushf\nbtsq $8, (%rsp)\npopf\n.fill 3, 1, 0x66\nnop\n9: ud2", , DB, NOERR, DR6(0x4000))
 T(step_fault_first, L, "pushf\nbtsq $8, (%rsp)\npopf\n9: ud2", , UD, NOERR, DR6(0); WANT(r->flags >> 8 & 1, 1))
@@ -88,7 +101,8 @@ T(nmi_blocks_nmi, L, "9: hlt\nnop", , OK, NOERR, run_with(e, r, 1, 0); WANT(r->v
 T(nmi_iret_unblocks, L, "9: hlt\nnop", *at16(e, HANDLERS + NMI * 16 + 1) = 0xcf48, OK, NOERR, run_with(e, r, 1, 0); WANT(r->vector, NMI); queue_nmi(e);
   NEED(ioctl(e->t.vcpu, KVM_RUN, 0) == 0); priv_result(e, r); WANT(r->vector, NMI); WANT(r->rip, CODE + 1))
 T(nmi_not_if, L, "cli\n9: hlt\nnop", , OK, NOERR, run_with(e, r, 1, 0); WANT(r->vector, NMI))
-T(nmi_before_irq, L, "sti\n9: hlt\nnop", , OK, NOERR, run_with(e, r, 1, 0x50); WANT(r->vector == NMI || r->vector == 0x50, 1))
+T(nmi_before_irq, L, "sti\n9: hlt\nnop", , OK, NOERR, run_with(e, r, 1, 0x50); WANT(r->vector, NMI);
+  WANT(r->rip, HANDLERS + 0x50 * 16))
 T(irq, L, "sti\n9: hlt\nnop", , OK, NOERR, run_with(e, r, 0, 0x50); WANT(r->vector, 0x50); WANT(r->rip, CODE + 2); WANT(r->regs.rflags & 0x200, 0))
 
 /* A window request exits only once IF is set and the shadow has passed. */

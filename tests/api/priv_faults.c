@@ -204,6 +204,17 @@ T(lar_dpl, LU, "mov $0x10, %eax\nlar %eax, %ebx\nsete %cl\n9: ud2", , UD, NOERR,
 T(verr, L, "mov $8, %eax\nverr %ax\nsete %cl\nverw %ax\nsete %ch\n9:", , OK, NOERR, WANT(r->regs.rcx & 0xffff, 1))
 T(arpl, P32, "mov $0x10, %eax\nmov $3, %ebx\narpl %bx, %ax\nsete %cl\n9:", , OK, NOERR, WANT(r->regs.rax, 0x13); WANT(r->regs.rcx & 1, 1))
 
+/* Many iterations at once see what one sees. */
+#define REP_SETUP "mov $0x70, %eax\nmov %eax, %fs\nmov %eax, %es\nmov $0x20000, %esi\nmov $0x20100, %edi\nmov $8, %ecx\n"
+T(rep_stos_read_only, P32, REP_SETUP "9: rep stosb", gdt_set(e, FREE, seg_desc(0, 0xfffff, 0x91, 0xc)), GP, 0, WANT(r->regs.rcx, 8))
+T(rep_movs_to_expand_down, P32, REP_SETUP "9: rep movsb", gdt_set(e, FREE, seg_desc(0, 0x2f, 0x97, 0xc)), GP, 0, WANT(r->regs.rcx, 8))
+T(rep_movs_from_expand_down, P32, "mov $0x10, %ebx\n" REP_SETUP "mov %ebx, %es\n9: rep movsb %fs:(%esi), %es:(%edi)", gdt_set(e, FREE, seg_desc(0, 0x2f, 0x97, 0xc)), GP, 0,
+  WANT(r->regs.rcx, 8))
+T(rep_movs_from_execute_only, P32, "mov $0x1122, %ebx\nmov $0x20000, %esi\nmov $0x20100, %edi\nmov $8, %ecx\nljmp $0x70, $0x10000 + 1f - 8b\n"
+  "1: rep movsb %cs:(%esi), %es:(%edi)\n9: hlt", gdt_set(e, FREE, seg_desc(0, 0xfffff, 0x99, 0xc)), GP, ELSEWHERE, WANT(r->regs.rcx, 8))
+T(rep_movs_above_expand_down, P32, "mov $0x10, %ebx\n" REP_SETUP "mov %ebx, %es\nrep movsb %fs:(%esi), %es:(%edi)\n9: nop", gdt_set(e, FREE, seg_desc(0, 0x1f, 0x97, 0xc)), OK, NOERR,
+  WANT(r->regs.rcx, 0))
+
 /* ---- double and triple faults --------------------------------------------------------------------- */
 T(df_int_np_np, L, "9: int $0x20", idt_gate(e, 0x20, K64, 0x0e, 0); idt_gate(e, NP, K64, 0x0e, 0), DF, 0, )
 T(df_de_gate, L, "xor %ecx, %ecx\n9: div %ecx", idt_gate(e, DE, K64, 0x0e, 0), DF, 0, )

@@ -185,6 +185,7 @@ static void test_paravirt_msrs(struct kvmtest *t)
 	CHECK(!set_msr(&bare, MSR_KVM_ASYNC_PF_EN, 0x1009));
 	CHECK(set_msr(&bare, MSR_KVM_ASYNC_PF_EN, 0));
 	CHECK(!set_msr(&bare, MSR_KVM_ASYNC_PF_INT, 0xf3));
+	CHECK(set_msr(&bare, MSR_KVM_ASYNC_PF_INT, 0));
 	CHECK(set_msr(&bare, MSR_KVM_PV_EOI_EN, 0x1001));
 	CHECK_EQ(get_msr(&bare, MSR_KVM_PV_EOI_EN), 0x1001);
 	CHECK(!set_msr(&bare, MSR_KVM_PV_EOI_EN, 0x1003));

@@ -62,8 +62,8 @@ check "split irqchip: powers off" has "softkvm-guest: powering off"
 check "split irqchip: kernel log clean" clean
 
 # With KVM's own leaves hidden Linux takes the machine for Hyper-V: its clock, timers, IPIs and TLB flushes.
-hv=hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-ipi,hv-tlbflush,hv-runtime,hv-reset
-hv=$hv,hv-crash,hv-frequencies,hv-reenlightenment,hv-spinlocks=0xfff
+hv="hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-ipi,hv-tlbflush,hv-runtime"
+hv="$hv,hv-reset,hv-crash,hv-frequencies,hv-reenlightenment,hv-spinlocks=0xfff"
 boot hyperv 500 "quiet softkvm.smp=2" -cpu "host,kvm=off,$hv" -smp 2 -no-reboot
 check "Hyper-V: detected" has "Hypervisor detected: Microsoft Hyper-V"
 check "Hyper-V: its clock" has "clocksource: hyperv_clocksource_tsc_page"

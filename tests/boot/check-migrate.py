@@ -3,8 +3,8 @@
 """Live migration between two QEMU processes over loopback TCP, the guest writing memory as fast as it can all the
 while: once with the dirty bitmap, once with dirty rings. All of RAM is compared, by hash, before the guest goes on.
     tests/boot/check-migrate.py [bitmap|ring ...]
-SOFTKVM_ENGINE picks the engine, as ever. Seen to fail with harvest() that leaves out every 64th word of the bitmap
-(bitmap: memory differs), and with a reset that sets no request to flush write tags (ring: memory differs)."""
+SOFTKVM_ENGINE picks the engine, as ever. Seen to fail (memory differs, in either kind) with memslot_mark_dirty() that
+leaves out every 64th page."""
 import hashlib
 import json
 import os
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 BUILD = os.environ.get("BUILD", "build")
@@ -22,11 +23,8 @@ MEMORY = 256
 BOOT_LIMIT, MIGRATE_LIMIT = 240, 240
 # Rewrites 6 MiB of a file in RAM for ever, each page with other bytes than before, and counts aloud. Nothing but
 # the kernel's copying goes on between two writes.
-# (Two lines: this shell's editor does not take more than 270 characters at once, wherever it runs.)
-PREPARE = ("dd if=/dev/urandom of=/tmp/r bs=64k count=16 2>/dev/null; for n in 1 2 3 4 5 6 7 8; do cat /tmp/r; done >/tmp/a; "
-           "head -c 6291456 /tmp/a >/tmp/b; echo ready-$((40+2))\n")
-SCRIPT = ("i=0; while :; do i=$((i+1)); echo tick-$i; "
-          "dd if=/tmp/a of=/tmp/b bs=64k skip=$((i%15+1)) count=96 conv=notrunc 2>/dev/null; done\n")
+SCRIPT = ("cd /tmp;head -c1048576 /dev/urandom>r;for n in 1 2 3 4 5 6 7 8;do cat r;done>a;i=0;while :;do i=$((i+1));"
+          "echo tick-$i;dd if=a of=b bs=64k skip=$((i%15+1)) count=96 conv=notrunc 2>/dev/null;done\n")
 passed = failed = 0
 
 
@@ -37,6 +35,14 @@ def check(what, ok):
     else:
         failed += 1
         print("FAIL:", what)
+
+
+def drain(s):
+    try:
+        while s.recv(4096):
+            pass
+    except OSError:
+        pass
 
 
 class Qemu:
@@ -83,6 +89,9 @@ class Qemu:
 
     def type(self, text):
         s = self.connect(self.qmp_path.replace(".qmp", ".serial"))
+        s.settimeout(None)
+        # Nobody reading means a full socket after some hundred characters, and a guest that waits for its UART.
+        threading.Thread(target=drain, args=[s], daemon=True).start()
         s.sendall(text.encode())
         return s
 
@@ -168,9 +177,7 @@ def migrate(kind, directory):
     try:
         check(kind + ": boots", source.wait(lambda: "init is running" in source.output(), BOOT_LIMIT))
         time.sleep(1)
-        keyboard = source.type(PREPARE)
-        check(kind + ": guest is prepared", source.wait(lambda: "ready-42" in source.output(), BOOT_LIMIT))
-        keyboard.sendall(SCRIPT.encode())
+        keyboard = source.type(SCRIPT)
         check(kind + ": guest is busy", source.wait(lambda: source.last_tick() > 3, BOOT_LIMIT))
         target = Qemu(kind + "-target", ACCEL[kind], directory, ["-S", "-incoming", "tcp:127.0.0.1:%d" % port])
         source.command("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
@@ -196,6 +203,7 @@ def migrate(kind, directory):
         check(kind + ": and counts on", ticks == list(range(ticks[0], ticks[0] + len(ticks))) if ticks else False)
         check(kind + ": QEMU has nothing to say", os.path.getsize(target.log + ".err") == 0 and
               os.path.getsize(source.log + ".err") == 0)
+        keyboard.shutdown(socket.SHUT_RDWR)
         keyboard.close()
     finally:
         source.end()

@@ -16,9 +16,9 @@ DISTRO = os.path.join(BUILD, "distro")
 ROOT = os.path.join(DISTRO, "root")
 PACKAGES = "systemd-sysv,udev,perl,python3,xz-utils,bzip2,gzip,gcc,libc6-dev"
 MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
-# Patience of systemd's that a busy host cannot exhaust.
-APPEND = ("console=ttyS0 root=/dev/vda rw systemd.show_status=1 systemd.default_timeout_start_sec=900 "
-          "systemd.default_device_timeout_sec=900")
+APPEND = "console=ttyS0 root=/dev/vda rw systemd.show_status=1"
+# A busy host must not exhaust systemd's patience: without the device there is no login on it.
+PATIENCE = "[Manager]\nDefaultTimeoutStartSec=900\nDefaultDeviceTimeoutSec=900\n"
 INIT = """#!/bin/sh
 busybox mount -t proc proc /proc
 busybox mount -t devtmpfs dev /dev
@@ -72,6 +72,9 @@ def prepare_root():
             f.write(content)
     with open(ROOT + "/etc/fstab", "w", encoding="ascii") as f:
         f.write("/dev/vda / ext4 defaults 0 1\n")
+    os.makedirs(ROOT + "/etc/systemd/system.conf.d", exist_ok=True)
+    with open(ROOT + "/etc/systemd/system.conf.d/patience.conf", "w", encoding="ascii") as f:
+        f.write(PATIENCE)
     with open(ROOT + "/etc/hostname", "w", encoding="ascii") as f:
         f.write("softkvm-guest\n")
     subprocess.run(["chroot", ROOT, "passwd", "-q", "-d", "root"], check=True)

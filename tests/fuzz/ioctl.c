@@ -132,6 +132,7 @@ static int any_eventfd(void)
 static void gen_memory_region(struct kvm_userspace_memory_region2 *m)
 {
 	*m = (struct kvm_userspace_memory_region2){ .slot = chance(16) ? edge() : below(6) };
+	m->slot |= chance(4) ? 1u << 16 : 0; /* what SMM sees */
 	m->flags = chance(8) ? edge() : below(4);
 	m->guest_phys_addr = chance(8) ? edge() : below(64) << 15;
 	m->memory_size = chance(3) ? 0 : (1 + below(128)) << 12;
@@ -149,7 +150,7 @@ static void gen_memory_region(struct kvm_userspace_memory_region2 *m)
 
 static void gen_dirty_log(struct kvm_clear_dirty_log *log)
 {
-	log->slot = chance(16) ? edge() : below(6);
+	log->slot = chance(16) ? edge() : below(6) | (chance(4) ? 1u << 16 : 0);
 	log->num_pages = chance(4) ? edge() : below(3) * 64;
 	if (chance(2))
 		log->first_page = below(3) * 64;

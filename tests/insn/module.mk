@@ -2,10 +2,11 @@
 # check-insn: instructions against the host CPU, and the interpreter's loop by itself.
 INSN_TESTS := $(BUILD)/tests/insn/thunk_test $(BUILD)/tests/insn/interp_test
 INSN_ENGINE := $(patsubst %,$(BUILD)/obj/src/%.o,x86/decode/decode x86/interp/thunk x86/interp/x87 \
-	x86/interp/thunk_entry x86/ops/fpu host/codemem host/cpuid host/access)
+	x86/interp/thunk_entry x86/ops/fpu x86/ops/xsave host/codemem host/cpuid host/access)
 INSN_LOOP := $(patsubst %,$(BUILD)/obj/src/%.o,x86/interp/block x86/interp/interp x86/ops/integer \
 	x86/ops/flow x86/ops/string)
 CHECKS += $(INSN_TESTS)
+-include $(patsubst %,$(BUILD)/obj/tests/insn/%.d,thunk_test interp_test)
 
 $(BUILD)/tests/insn/thunk_test: $(BUILD)/obj/tests/insn/thunk_test.o $(INSN_ENGINE)
 $(BUILD)/tests/insn/interp_test: $(BUILD)/obj/tests/insn/interp_test.o $(INSN_ENGINE) $(INSN_LOOP)
@@ -35,6 +36,26 @@ CHECKS += $(ORACLE)
 check-programs: $(ORACLE)
 endif
 
+# Real mode and vm86, where no process can go, against QEMU's TCG.
+LEGACY := $(BUILD)/tests/insn/legacy.bin
+LEGACY_CFLAGS := -m32 -std=gnu11 -O2 -Wall -Wextra -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
+	-mgeneral-regs-only -fno-asynchronous-unwind-tables -fcf-protection=none
+$(LEGACY): $(addprefix tests/insn/legacy/,rom.S entry.S legacy.c payload.ld)
+	@mkdir -p $(@D)/legacy
+	$(if $(Q),@echo "  ROM     $@")
+	$(Q)$(CC) $(LEGACY_CFLAGS) -c -o $(@D)/legacy/legacy.o tests/insn/legacy/legacy.c
+	$(Q)$(CC) -m32 -c -o $(@D)/legacy/entry.o tests/insn/legacy/entry.S
+	$(Q)ld -m elf_i386 -z noexecstack -T tests/insn/legacy/payload.ld -o $(@D)/legacy/payload.elf \
+		$(@D)/legacy/entry.o $(@D)/legacy/legacy.o
+	$(Q)objcopy -O binary $(@D)/legacy/payload.elf $(@D)/legacy/payload.bin
+	$(Q)$(CC) -m32 -Wa,-I$(@D)/legacy -c -o $(@D)/legacy/rom.o tests/insn/legacy/rom.S
+	$(Q)ld -m elf_i386 -Ttext 0 --oformat binary -e 0 -o $@ $(@D)/legacy/rom.o
+
+CHECKS += tests/insn/check-legacy
+check-programs: $(LEGACY)
+
 .PHONY: check-insn-long
-check-insn-long: $(ORACLE)
+check-insn-long: all $(ORACLE) $(LEGACY)
 	$(ORACLE) --long
+	SOFTKVM_ENGINE=dbt $(ORACLE) --long
+	BUILD=$(BUILD) tests/insn/check-legacy --long

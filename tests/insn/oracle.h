@@ -70,7 +70,7 @@ void guest_init(struct oracle_memory *mem);
 void guest_set_mode(enum oracle_mode mode);
 void guest_set_ldt(unsigned nr, u64 desc);
 void guest_run(const struct oracle_state *in, struct oracle_state *out);
-/* SOFTKVM_ENGINE=dbt: 64-bit mode is the translator's. */
+/* SOFTKVM_ENGINE=dbt: 64-bit and flat 32-bit code is the translator's. */
 bool guest_translates(void);
 /* Is this bit set in the CPUID that guests are shown? */
 bool guest_offers_bit(u32 function, enum cpuid_reg reg, unsigned bit);

@@ -499,6 +499,8 @@ static u64 rflags_value(void)
 
 	if (one_in(4))
 		v |= X86_EFLAGS_DF;
+	if (one_in(16))
+		v |= X86_EFLAGS_AC;
 	return v;
 }
 

@@ -273,7 +273,7 @@ static void take_exception(struct oracle_state *out)
 /* The translator's part is what the run loop gives it; the code has just been written: it must look at its pages again. */
 static enum exec run_engine(void)
 {
-	if (!guest_translates() || !in_64bit_mode(vcpu) || vcpu->arch.rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF) || vcpu->arch.interrupt_shadow)
+	if (!guest_translates() || !in_flat_mode(vcpu) || vcpu->arch.rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF) || vcpu->arch.interrupt_shadow)
 		return interp_run(vcpu, false);
 	if (vcpu->arch.dbt)
 		dbt_flush(vcpu);

@@ -227,6 +227,8 @@ static void install_handlers(void)
 	ss.ss_sp = mmap(NULL, ss.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (ss.ss_sp == MAP_FAILED || sigaltstack(&ss, NULL))
 		fail("sigaltstack");
+	/* A tick in the middle of a handler would find the C library's FS, and leave it in native_seg_out. */
+	sigaddset(&sa.sa_mask, SIGALRM);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
 		if (sigaction(signals[i], &sa, NULL))
 			fail("sigaction");

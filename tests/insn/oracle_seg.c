@@ -32,6 +32,10 @@ static u64 image(const struct user_desc *d)
 	u64 access = 1 | (d->read_exec_only ? 0 : 2) | d->contents << 2 | 0x70 | (d->seg_not_present ? 0 : 0x80);
 	u64 flags = d->useable | d->seg_32bit << 2 | d->limit_in_pages << 3;
 
+	/* This one means "none" to the kernel. */
+	if (!d->base_addr && !d->limit && !d->contents && d->read_exec_only && !d->seg_32bit && !d->limit_in_pages &&
+	    d->seg_not_present && !d->useable)
+		return 0;
 	return (d->limit & 0xffff) | (u64)(d->base_addr & 0xffffff) << 16 | access << 40 |
 	       (u64)(d->limit >> 16) << 48 | flags << 52 | (u64)(d->base_addr >> 24) << 56;
 }

@@ -9,7 +9,7 @@
 # before the sanitizer's own start and in signal handlers. Its run time has to be the first object preloaded.
 #
 # Seen to report: KVM_RESET_DIRTY_RINGS without slots_lock (dirty_ring, 6 reports), replace_slot() without its
-# vm_sync_vcpus() (memslot_perf_test, 7), a request made with a plain |= (memslot_perf_test, xapic_ipi_test).
+# vm_sync_vcpus() (memslot_perf_test, 7).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 BUILD=$(cd "${BUILD:-build-tsan}" && pwd) || exit 1
@@ -39,7 +39,7 @@ for v in $(compgen -e SOFTKVM); do unset "$v"; done
 unset LD_PRELOAD
 
 # Faults are the library's to handle. The random part of the address space must be small for the shadow's sake.
-export TSAN_OPTIONS="exitcode=66 handle_segv=0 handle_sigbus=0 handle_sigfpe=0 handle_sigill=0 handle_abort=0 \
+export TSAN_OPTIONS="exitcode=66 allocator_may_return_null=1 handle_segv=0 handle_sigbus=0 handle_sigfpe=0 handle_sigill=0 handle_abort=0 \
 second_deadlock_stack=1 suppressions=$PWD/tests/selftests/tsan.supp"
 under=(env)
 [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 28)" -gt 28 ] && under=(setarch -R env)
@@ -91,7 +91,7 @@ fi
 
 for engine in interp dbt; do
 	for test in dirty_ring memslots guest_memfd irq many; do
-		row $engine 300 "$BUILD/tests/api/$test"
+		row $engine 600 "$BUILD/tests/api/$test"
 	done
 	for mode in dirty-log clear-log dirty-ring; do
 		row $engine 120 "$programs/dirty_log_test" -M $mode -i 3 -I 5
@@ -101,7 +101,7 @@ for engine in interp dbt; do
 	row $engine 120 "$programs/memslot_perf_test" -s 512 -l 1
 	row $engine 120 "$programs/demand_paging_test"
 	row $engine 120 "$programs/demand_paging_test" -u MISSING -v 2 -b 32M
-	row $engine 120 "$programs/dirty_log_perf_test" -v 2 -b 32M -i 1
+	row $engine 120 "$programs/dirty_log_perf_test" -v 2 -b 32M -i 2
 	row $engine 120 "$programs/x86_64/xapic_ipi_test"
 	row $engine 120 "$programs/x86_64/recalc_apic_map_test"
 done

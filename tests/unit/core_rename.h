@@ -51,6 +51,7 @@
 #define vcpu_reserve fake_vcpu_reserve
 #define vcpu_stats_block fake_vcpu_stats_block
 #define vcpu_sync_others fake_vcpu_sync_others
+#define vcpu_set_address_space fake_vcpu_set_address_space
 #define vcpu_wait fake_vcpu_wait
 #define vcpu_write_guest fake_vcpu_write_guest
 #define vm_bug fake_vm_bug

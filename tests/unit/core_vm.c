@@ -127,7 +127,7 @@ static void slot_rules(void **state)
 	assert_int_equal(slot(2, 1ull << 30, 1, (void *)(~0ul & PAGE_MASK), 0), -EINVAL);
 	assert_int_equal(slot(2, 1ull << 30, 1, ram, 4), -EINVAL);
 	assert_int_equal(slot(32764, 1ull << 30, 1, ram, 0), -EINVAL);
-	assert_int_equal(slot(1u << 16, 1ull << 30, 1, ram, 0), -EINVAL);
+	assert_int_equal(slot(2u << 16, 1ull << 30, 1, ram, 0), -EINVAL);
 	assert_int_equal(slot(32763, 1ull << 30, 1, ram, 0), 0);
 	/* move: onto itself in part, into another, free */
 	assert_int_equal(slot(0, 1ull << 30, 16, ram, 0), -EEXIST);

@@ -61,6 +61,7 @@
 #define irqchip_set_state fake_irqchip_set_state
 #define irqchip_timers fake_irqchip_timers
 #define lapic_create fake_lapic_create
+#define lapic_deliver_cmci fake_lapic_deliver_cmci
 #define lapic_deliver_fixed fake_lapic_deliver_fixed
 #define lapic_destroy fake_lapic_destroy
 #define lapic_enabled fake_lapic_enabled

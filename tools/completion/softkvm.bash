@@ -49,6 +49,10 @@ _softkvm()
 			_softkvm_command "$word" "$i"
 			return
 			;;
+		check)
+			mapfile -t COMPREPLY < <(compgen -W 'pagemap page_idle hugepages sev --help' -- "$cur")
+			return
+			;;
 		-h | --help | -V | --version | --print-capabilities)
 			return
 			;;
@@ -74,7 +78,7 @@ _softkvm()
 	fi
 	mapfile -t COMPREPLY < <(compgen -c -- "$cur")
 	[[ $word == -- || $word == run ]] ||
-		mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W 'doctor run stat trace' -- "$cur")
+		mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W 'check doctor run stat trace' -- "$cur")
 	compopt -o filenames
 }
 

@@ -81,7 +81,10 @@ int dbt_create(struct vcpu *vcpu)
 		dbt_free(d);
 		return -ENOMEM;
 	}
-	host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, fault_handler);
+	if (!host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, fault_handler)) {
+		dbt_free(d);
+		return -ENOMEM;
+	}
 	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
 	dbt_emit_common(d);
 	perfmap_common(d);
@@ -146,12 +149,12 @@ static struct dbt_block **block_slot(struct dbt *d, u64 va, gpa_t gpa)
 			(DBT_HASH_SIZE - 1)];
 }
 
-struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx)
+struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow)
 {
 	struct dbt_block *b;
 
 	for (b = *block_slot(d, va, gpa); b; b = b->next)
-		if (b->va == va && b->gpa == gpa && b->mode_key == mode_key && b->ctx == ctx)
+		if (b->va == va && b->gpa == gpa && b->mode_key == mode_key && b->ctx == ctx && b->narrow == narrow)
 			return b;
 	return NULL;
 }
@@ -176,6 +179,18 @@ static void block_unhash(struct dbt *d, struct dbt_block *b)
 		*link = b->next;
 }
 
+/* Whoever comes to this place of a block that is no more leaves, and later is led on to the translation that takes its place. */
+static void divert(struct dbt *d, const struct dbt_block *b, u32 at, u32 leave, u32 exit)
+{
+	struct emit e = d->emit;
+
+	e.at = at;
+	put_jmp(&e, leave);
+	d->exits[exit].field = e.at - 4;
+	d->exits[exit].linkable = true;
+	d->exits[exit].gpa = b->gpa;
+}
+
 /* Nobody executes in it now; whoever comes is sent to the dispatcher. */
 static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 {
@@ -183,15 +198,18 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	struct emit e = d->emit;
 
 	block_unhash(d, b);
-	e.at = b->main;
-	put_jmp(&e, b->leave);
-	/* Its ways out may lie where the jump is now. */
+	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
 		d->exits[i].linkable = d->exits[i].far = false;
-	/* Whoever still leads here will be led on to the translation that takes its place. */
-	d->exits[b->self].field = e.at - 4;
-	d->exits[b->self].linkable = true;
-	d->exits[b->self].gpa = b->gpa;
+	if (!b->leave_host) {
+		divert(d, b, b->main, b->leave, b->self);
+	} else {
+		/* To this block flags were dead, but not to what comes instead: it must be known where they are. */
+		divert(d, b, b->slot, b->leave, b->self);
+		divert(d, b, b->main, b->leave_host, b->self_host);
+		e.at = b->host_poll;
+		put_jmp(&e, b->leave_host);
+	}
 	vcpu->stat.blocks_invalidated++;
 }
 
@@ -369,7 +387,7 @@ void dbt_take_code_log(struct vcpu *vcpu)
 	unsigned n = mmu_read_code_log(vcpu->vm, &d->code_log_seen, stores);
 
 	if (n > SHARED_CODE_LOG) {
-		dbt_flush_all(vcpu);
+		dbt_flush(vcpu); /* most pages will turn out to be as they were */
 		return;
 	}
 	for (unsigned i = 0; i < n; i++)
@@ -378,6 +396,12 @@ void dbt_take_code_log(struct vcpu *vcpu)
 
 /* ---- ways from block to block ---------------------------------------------------------- */
 
+/* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
+static u64 jump_empty(u32 i)
+{
+	return ~(u64)i;
+}
+
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 {
 	struct dbt *d = vcpu->arch.dbt;
@@ -385,10 +409,10 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 
 	if (d->jump_used_nr[ctx] < JUMP_USED_MAX) {
 		for (u32 i = 0; i < d->jump_used_nr[ctx]; i++)
-			t->at[d->jump_used[ctx][i]].va = TLB_INVALID;
+			t->at[d->jump_used[ctx][i]].va = jump_empty(d->jump_used[ctx][i]);
 	} else {
 		for (u32 i = 0; i < JUMP_TABLE_SIZE; i++)
-			t->at[i].va = TLB_INVALID;
+			t->at[i].va = jump_empty(i);
 	}
 	d->jump_used_nr[ctx] = 0;
 	d->jump_local[ctx] = false;
@@ -400,7 +424,7 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
 	u32 i = va & (JUMP_TABLE_SIZE - 1);
 
-	if (t->at[i].va == TLB_INVALID && d->jump_used_nr[ctx] < JUMP_USED_MAX)
+	if (t->at[i].va == jump_empty(i) && d->jump_used_nr[ctx] < JUMP_USED_MAX)
 		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;
 	t->at[i].va = va;
 	t->at[i].code = d->mem.rx + b->slot_poll;

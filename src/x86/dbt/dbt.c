@@ -102,7 +102,7 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 }
 
 /* NULL with *r EXEC_OK: for the interpreter. */
-static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool *global, enum exec *r)
+static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narrow, bool *global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	u64 va = vcpu->arch.rip;
@@ -124,7 +124,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool *glo
 	page = dbt_page_get(vcpu, gpa, host, *global, r);
 	if (!page)
 		return NULL;
-	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx);
+	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx, narrow);
 	if (likely(b))
 		return b;
 	interp_make_room(vcpu, DBT_BLOCK_INSNS + 1);
@@ -135,7 +135,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool *glo
 		if (!page)
 			return NULL;
 	}
-	return dbt_translate(vcpu, va, page, ctx);
+	return dbt_translate(vcpu, va, page, ctx, narrow);
 }
 
 /* ---- the loop ------------------------------------------------------------------------------------ */
@@ -170,7 +170,7 @@ static bool indirect_target_ok(struct vcpu *vcpu, const struct dbt_site *s)
 
 static bool leads_to(const struct dbt_exit *x, const struct dbt_block *b)
 {
-	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && (!x->gpa || x->gpa == b->gpa);
+	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && x->narrow == b->narrow && (!x->gpa || x->gpa == b->gpa);
 }
 
 typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
@@ -181,7 +181,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 	struct dbt *d = a->dbt;
 	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
 	const struct dbt_exit *link = NULL;
-	bool indirect = false, global = false;
+	bool indirect = false, global = false, narrow = false;
 	const bool linking = knob(KNOB_DBT_LINK) && !d->diff;
 
 	for (;;) {
@@ -210,7 +210,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 		mmu_select_tlb(vcpu);
 		ctx = present_context(vcpu);
 		check_generation(vcpu, ctx);
-		b = block_at_rip(vcpu, ctx, &global, &r);
+		b = block_at_rip(vcpu, ctx, narrow, &global, &r);
 		if (unlikely(flushes != vcpu->stat.dbt_flushes))
 			link = NULL; /* its record is gone */
 		if (unlikely(!b)) {
@@ -220,7 +220,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 			if (r != EXEC_END && r != EXEC_BRANCH)
 				return r;
 			link = NULL;
-			indirect = false;
+			indirect = narrow = false;
 			continue;
 		}
 		if (unlikely(!linking)) {
@@ -231,17 +231,18 @@ static enum exec dispatch(struct vcpu *vcpu)
 			else
 				dbt_link_far(d, link - d->exits, b);
 			vcpu->stat.dbt_links++;
-		} else if (link || indirect) {
+		} else if ((link || indirect) && !narrow) {
 			dbt_jump_add(vcpu, ctx, b->va, b);
 			d->jump_local[ctx] |= !global;
 		}
 		vcpu->stat.dbt_entries++;
 		why = unlikely(d->diff) ? diff_enter(vcpu, b) : enter(vcpu, d->mem.rx + b->slot);
 		link = NULL;
-		indirect = false;
+		indirect = narrow = false;
 		switch (why >> 28) {
 		case DBT_DIRECT:
 			link = &d->exits[why];
+			narrow = link->narrow;
 			a->rip = link->target;
 			break;
 		case DBT_INDIRECT:
@@ -283,8 +284,10 @@ enum exec dbt_run(struct vcpu *vcpu)
 	enum exec r;
 	u64 gs;
 
-	if (unlikely(!interp_prepare(vcpu) || (!a->dbt && dbt_create(vcpu)) ||
-		     (many && !mmu_shared_code_create(vcpu->vm)))) {
+	/* No memory for it: the other engine can do all this one can. */
+	if (unlikely(!a->dbt) && dbt_create(vcpu))
+		return interp_run(vcpu, false);
+	if (unlikely(!interp_prepare(vcpu) || (many && !mmu_shared_code_create(vcpu->vm)))) {
 		vm_bug(vcpu->vm, "no memory for the translator", __FILE__, __LINE__);
 		return EXEC_RETRY;
 	}
@@ -299,6 +302,16 @@ enum exec dbt_run(struct vcpu *vcpu)
 	gs_swap(gs);
 	a->code_page = ~0ull;
 	return r;
+}
+
+/*
+ * The client or its devices had an occasion to write (KVM_RUN is entered, an interrupt is taken): look at pages again
+ * that are not mapped globally. Nobody loads a kernel's own code into place behind its back.
+ */
+void dbt_recheck(struct vcpu *vcpu)
+{
+	if (vcpu->arch.mmu)
+		vcpu->arch.dbt->seen_local_drops = vcpu->arch.mmu->local_drops - 1;
 }
 
 /* The client may have written anywhere: look at pages again before they are executed. */

@@ -33,6 +33,8 @@ enum dbt_frame {
 	FRAME_GS = 48,
 	FRAME_TMP0 = 56,
 	FRAME_TMP1 = 64,
+	FRAME_DELTA = 72,	/* host - guest addresses of a block's ranges */
+	FRAME_DELTAS = 6,
 	FRAME_SIZE = 120,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
@@ -51,6 +53,8 @@ struct dbt_exit {
 	u32 stub;		/* where it leads while there is no link; links to other pages only */
 	bool host_flags;	/* the flags are in the host's at that point */
 	bool linkable;		/* to a block of the same page */
+	bool narrow;		/* to the translation without ranges */
+	u8 retired;		/* instructions of the block before it */
 	bool far;		/* to one of another page, if that is mapped globally */
 	u8 ctx;
 	u32 mode_key;
@@ -64,10 +68,12 @@ struct dbt_block {
 	gpa_t gpa;
 	u32 mode_key;
 	u8 ctx;				/* enum tlb_context */
+	bool narrow;			/* accesses share no look-ups */
 	bool main_host;			/* flags are expected in the host's at `main` */
 	u16 len;
 	u32 leave;			/* code that leaves for the dispatcher with rip at va... */
 	u32 self;			/* ...by this exit */
+	u32 leave_host, self_host;	/* the same with flags in the host's, if they are dead at the entry; else 0 */
 	u32 first_exit, end_exit;	/* all exits */
 	u32 main;			/* code offset all entries go through */
 	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
@@ -159,7 +165,7 @@ int dbt_create(struct vcpu *vcpu);
 void dbt_flush_all(struct vcpu *vcpu);
 bool dbt_has_room(const struct dbt *d);
 void *dbt_arena_alloc(struct dbt *d, size_t size);
-struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx);
+struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b);
 /* NULL also if there are no translations. */
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
@@ -176,7 +182,7 @@ void dbt_link_far(struct dbt *d, u32 exit, const struct dbt_block *to);
 void dbt_unlink_far(struct dbt *d);
 
 /* translate.c: the block at va, whose page is verified. NULL: not ours (crosses the page), or *r. */
-struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx);
+struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx, bool narrow);
 int dbt_scratch_create(struct dbt *d);
 
 /* encode.c */

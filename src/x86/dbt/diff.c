@@ -340,9 +340,8 @@ static u32 retired(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 	u64 va = b->va;
 	u32 n = 0;
 
-	/* There was a request, and the entry was one that looks. */
-	if (why >> 28 == DBT_DIRECT && vcpu->arch.dbt->exits[why].target == va && !vcpu->arch.dbt->exits[why].linkable)
-		return 0;
+	if (why >> 28 == DBT_DIRECT)
+		return vcpu->arch.dbt->exits[why].retired;
 	if (why >> 28 != DBT_LEAVE || vcpu->arch.dbt->result == EXEC_BRANCH)
 		return b->nr_insns;
 	while (n < b->nr_insns && va != vcpu->arch.rip)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One basic block: decode, find out where flags are live, emit.
+ * One block: decode, find out where flags are live, emit.
  *
  *  1. Only what the interpreter's allow-list permits is copied, in forms whose
  *     every operand native_form() understands; a few frequent instructions have
@@ -13,18 +13,17 @@
  *  4. Flags are known to be in the host's flags, in the frame's slot, both, or
  *     dead. Look-ups destroy the host's: live ones are put into the slot first.
  *     Dead flags may be stale when an exception is delivered in between.
+ *  5. What a range's look-up has found is good until an instruction that is its handler's. A
+ *     slow path within a range does not come back, but goes on with another block.
+ *  6. T1 keeps a range's difference from one instruction to the next only past those of keeps_t1().
  */
 #include <stdlib.h>
 
 #include "x86/decode/decode.h"
 #include "x86/dbt/diff.h"
+#include "x86/dbt/translate.h"
 #include "x86/dbt/verify.h"
 #include "x86/dbt/watch.h"
-
-enum kind {
-	K_HANDLER, K_NATIVE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_PUSHF, K_STAC, K_CLAC, K_CLI, K_STI,
-	K_JCC, K_JMP, K_JMP_IND, K_CALL, K_CALL_IND, K_RET, K_LOOP, K_JRCXZ,
-};
 
 enum thunk_class { NONE, INT, VEC, X87, NOP };
 
@@ -32,55 +31,6 @@ static const u8 allowed[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 #define THUNK(mnemonic, class) [ZYDIS_MNEMONIC_##mnemonic] = class,
 #include "x86/interp/thunk_allow.def"
 #undef THUNK
-};
-
-#define FLAGS_ALL ((u32)X86_EFLAGS_OSZAPC)
-
-struct tinsn {
-	struct insn insn;
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	const u8 *bytes;
-	u64 rip;
-	enum kind kind;
-	bool end;			/* of the block */
-	bool vec, may_fault, int_class;
-	u8 homed[3], nr_homed;		/* guest r13-r15 that are operands (not address) */
-	bool homed_written[3];
-	const ZydisDecodedOperand *mem;
-	u32 reads, writes;		/* flags */
-	u32 live_before, live_after, needs; /* needs: must be in the host's flags when it executes */
-};
-
-/* Something off the straight path, emitted after the block. */
-struct cold {
-	enum { COLD_SLOW, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_VEC } type;
-	u32 fields[3], nr_fields;	/* distances that lead here */
-	u32 index;			/* site or exit */
-	u32 resume;
-	bool host_flags;		/* SLOW: put them back; EXIT, JUMP: they are there */
-	u32 nr_rows, row;		/* fault rows to complete */
-	u64 target;
-};
-
-struct dbt_scratch {
-	struct tinsn insns[DBT_BLOCK_INSNS + 1];
-	struct cold cold[4 * DBT_BLOCK_INSNS];
-	u32 starts[DBT_BLOCK_INSNS + 2];	/* code offsets of the instructions, for who wants to look at them */
-};
-
-struct trans {
-	struct vcpu *vcpu;
-	struct dbt *d;
-	struct emit *e;
-	struct tinsn *insns;
-	struct cold *cold;
-	unsigned nr, nr_cold;
-	unsigned ctx;
-	u64 va;			/* of the block */
-	bool host, slot;	/* where live flags are */
-	bool vec_live;
-	unsigned width;		/* W8, W4: of pointers and of the stack */
 };
 
 int dbt_scratch_create(struct dbt *d)
@@ -369,6 +319,16 @@ static enum kind classify(struct trans *tr, struct tinsn *t)
 
 /* ---- decoding and liveness ------------------------------------------------------------- */
 
+#define BLOCK_BRANCHES 3
+
+/* A conditional branch forward is not taken, mostly: what follows it belongs to the block, within reason. */
+static bool goes_on_after(struct trans *tr, const struct tinsn *t)
+{
+	if (t->kind != K_JCC || (s64)t->insn.imm < 0 || tr->nr > DBT_BLOCK_INSNS / 2)
+		return false;
+	return ++tr->branches <= BLOCK_BRANCHES;
+}
+
 static void tinsn_init(struct trans *tr, struct tinsn *t)
 {
 	t->vec = t->may_fault = t->int_class = t->end = false;
@@ -390,12 +350,12 @@ static void tinsn_init(struct trans *tr, struct tinsn *t)
 		t->reads = FLAGS_ALL;
 		break;
 	case K_JCC:
-		t->reads = t->zi.cpu_flags ? t->zi.cpu_flags->tested & FLAGS_ALL : FLAGS_ALL;
+		t->reads = FLAGS_ALL; /* nobody knows what it leads to */
 		break;
 	default:
 		break;
 	}
-	t->end = t->kind >= K_JCC ||
+	t->end = (t->kind >= K_JCC && !goes_on_after(tr, t)) ||
 		 (t->kind == K_HANDLER && ((t->insn.flags & INSN_END_BLOCK) ||
 					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
 					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFD));
@@ -500,7 +460,7 @@ static struct cold *cold_new(struct trans *tr, int type)
 {
 	struct cold *c = &tr->cold[tr->nr_cold++];
 
-	*c = (struct cold){ .type = type };
+	*c = (struct cold){ .type = type, .retired = tr->retired, .ctx = tr->ctx };
 	return c;
 }
 
@@ -527,6 +487,8 @@ static struct cold *slow_new(struct trans *tr, const struct tinsn *t)
 
 	c->index = site_new(tr, t);
 	c->row = tr->d->nr_faults;
+	if (t->in_range)
+		c->insn = t;
 	return c;
 }
 
@@ -554,6 +516,7 @@ static u32 exit_new(struct trans *tr, u64 target, bool host_flags)
 	*x = (struct dbt_exit){
 		.target = target,
 		.host_flags = host_flags,
+		.retired = tr->retired,
 		.ctx = tr->ctx,
 		.mode_key = tr->vcpu->arch.mode_key,
 	};
@@ -666,11 +629,54 @@ static void put_cold_exit(struct trans *tr, struct cold *c)
 	put_leave(tr, c->index, false);
 }
 
+static u8 gpr_to_host(struct emit *e, u8 guest, u8 tmp);
+static u64 next_rip(const struct trans *tr, const struct tinsn *t);
+
+/* To an instruction in the middle of this block, flags in the slot. */
+static void put_cold_exit_to(struct trans *tr, u64 target, bool narrow)
+{
+	u32 i = exit_new(tr, target, false);
+
+	tr->d->exits[i].narrow = narrow;
+	if (same_page(tr, target)) {
+		put_jmp(tr->e, tr->e->at + 5);
+		exit_set_link(tr, i, false);
+	}
+	put_leave(tr, i, false);
+}
+
+/*
+ * A range could not be had. If it crosses pages, on without ranges. Otherwise the TLB lacks it, probably:
+ * its first instruction's handler fills it, and what follows is a block with ranges of its own.
+ */
+static void put_cold_range(struct trans *tr, struct cold *c)
+{
+	const struct range *r = &tr->ranges[c->insn->range];
+	struct emit *e = tr->e;
+	u8 base = gpr_to_host(e, r->base, T0);
+	u32 crosses;
+
+	put_lea(e, T1, MEM_BASE(base, r->lo));
+	put_lea(e, T0, MEM_BASE(base, r->hi - 1));
+	put_rr(e, W8, 0x31, T1, T0);
+	put_shift_imm(e, W8, 5, T0, PAGE_SHIFT);
+	put_jcc(e, CC_NE, 0);
+	crosses = e->at - 4;
+	put_mov_imm(e, T0, c->index);
+	put_call(e, tr->d->slow);
+	put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+	patch_rel32(e, crosses, e->at);
+	tr->retired = c->retired - 1;
+	put_cold_exit_to(tr, c->insn->rip, true);
+}
+
 static void put_cold(struct trans *tr, struct cold *c)
 {
 	struct emit *e = tr->e;
 	u32 at = e->at;
 
+	tr->retired = c->retired;
+	tr->ctx = c->ctx;
 	for (u32 i = 0; i < c->nr_fields; i++)
 		patch_rel32(e, c->fields[i], at);
 	switch (c->type) {
@@ -679,9 +685,16 @@ static void put_cold(struct trans *tr, struct cold *c)
 			tr->d->faults[c->row + i].stub |= at;
 		put_mov_imm(e, T0, c->index);
 		put_call(e, tr->d->slow);
+		if (c->insn) {
+			put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+			break;
+		}
 		if (c->host_flags)
 			flags_restore(e);
 		put_jmp(e, c->resume);
+		break;
+	case COLD_RANGE:
+		put_cold_range(tr, c);
 		break;
 	case COLD_EXIT:
 		put_cold_exit(tr, c);
@@ -825,17 +838,59 @@ static struct ea ea_stack(const struct trans *tr, u8 base, s32 disp)
 	};
 }
 
-/* Look up the word that a push (disp -word) or a pop (0) touches. */
-static void put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c)
+/* Look up the word that a push (disp -word) or a pop (0) touches. As put_check(). */
+static u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c)
 {
 	struct ea ea = ea_stack(tr, RSP, disp);
 
-	put_check(tr, &ea, word(tr), write, m, c);
+	return put_check(tr, &ea, word(tr), write, m, c);
 }
 
 static void put_add_rsp(struct trans *tr, s32 n)
 {
 	put_rm(tr->e, tr->width, 0x8d, GUEST_RSP, MEM_BASE(GUEST_RSP, n));
+}
+
+/* ---- ranges ------------------------------------------------------------------------------------------ */
+
+/* T1 and the slot = host - guest address of all of r. The host's flags are lost. */
+static void put_range(struct trans *tr, const struct range *r, struct cold *c)
+{
+	s32 tag = tlb_disp(tr, r->write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
+	struct emit *e = tr->e;
+	u8 base = gpr_to_host(e, r->base, T0);
+
+	put_lea(e, T0, MEM_BASE(base, r->lo));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag));
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - (r->hi - r->lo));
+	put_jcc_cold(tr, CC_A, c);
+	put_load(e, T1, MEM_GS(T1, tlb_disp(tr, offsetof(struct tlb, delta))));
+	put_store(e, SLOT(r->slot), T1);
+}
+
+/*
+ * The operand of a member of a range, at disp from the range's register: T0 is free, unless the register
+ * is homed. c is for its faults.
+ */
+static void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c)
+{
+	const struct range *r = &tr->ranges[t->range];
+
+	if (t == &tr->insns[r->first]) {
+		struct cold *miss = cold_new(tr, COLD_RANGE);
+
+		flags_clobber(tr, t->live_before);
+		miss->insn = t;
+		miss->index = c->index;
+		put_range(tr, r, miss);
+	} else if (tr->t1_range != t->range) {
+		put_load(tr->e, T1, SLOT(r->slot));
+	}
+	tr->t1_range = t->range;
+	*m = MEM_SIB(gpr_to_host(tr->e, r->base, T0), T1, 0, disp);
 }
 
 /* ---- instructions ------------------------------------------------------------------------------------ */
@@ -859,6 +914,7 @@ static void emit_vec_check(struct trans *tr, struct tinsn *t)
 	put_jcc_cold(tr, CC_E, c);
 	c->resume = tr->e->at;
 	tr->vec_live = true;
+	tr->t1_range = -1;
 }
 
 static void emit_native(struct trans *tr, struct tinsn *t)
@@ -874,7 +930,10 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	emit_vec_check(tr, t);
 	if (t->may_fault)
 		c = slow_new(tr, t);
-	if (t->mem) {
+	if (t->range >= 0) {
+		put_member(tr, t, t->mem->mem.disp.value, &h.mem, c);
+		h.has_mem = true;
+	} else if (t->mem) {
 		struct ea ea = ea_of(t);
 
 		flags_clobber(tr, t->live_before);
@@ -939,7 +998,7 @@ static void store_imm(struct trans *tr, struct hmem m, u64 v)
 	}
 }
 
-/* Push the value in FRAME_TMP0, a register or a constant; T0 is free after the look-up. */
+/* Push the value in FRAME_TMP0, a register or a constant. */
 static void emit_push(struct trans *tr, struct tinsn *t)
 {
 	const ZydisDecodedOperand *op = &t->ops[0];
@@ -947,27 +1006,34 @@ static void emit_push(struct trans *tr, struct tinsn *t)
 	struct emit *e = tr->e;
 	struct hmem m;
 	bool high8;
+	u8 tmp;
 
-	flags_clobber(tr, t->live_before);
 	if (t->mem) {
 		struct ea ea = ea_of(t);
 
+		flags_clobber(tr, t->live_before);
 		put_check(tr, &ea, word(tr), false, &m, c);
 		put_fault_row(tr, c);
 		put_rm(e, tr->width, 0x8b, T0, m);
 		put_store(e, SLOT(FRAME_TMP0), T0);
 	}
-	put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	if (t->range >= 0) {
+		put_member(tr, t, -8, &m, c);
+		tmp = T0;
+	} else {
+		flags_clobber(tr, t->live_before);
+		tmp = put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	}
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		put_fault_row(tr, c);
 		store_imm(tr, m, t->insn.imm);
 	} else {
-		u8 r = T0;
+		u8 r = tmp;
 
 		if (t->mem)
-			put_load(e, T0, SLOT(FRAME_TMP0));
+			put_load(e, tmp, SLOT(FRAME_TMP0));
 		else
-			r = gpr_to_host(e, gpr_from_zydis(op->reg.value, &high8), T0);
+			r = gpr_to_host(e, gpr_from_zydis(op->reg.value, &high8), tmp);
 		put_fault_row(tr, c);
 		put_rm(e, tr->width, 0x89, r, m);
 	}
@@ -984,8 +1050,12 @@ static void emit_pop(struct trans *tr, struct tinsn *t)
 	u8 r = gpr_from_zydis(t->ops[0].reg.value, &high8);
 	u8 host = is_homed(r) ? T0 : r == RSP ? GUEST_RSP : r;
 
-	flags_clobber(tr, t->live_before);
-	put_check_stack(tr, 0, false, &m, c);
+	if (t->range >= 0) {
+		put_member(tr, t, 0, &m, c);
+	} else {
+		flags_clobber(tr, t->live_before);
+		put_check_stack(tr, 0, false, &m, c);
+	}
 	put_fault_row(tr, c);
 	put_rm(e, tr->width, 0x8b, host, m);
 	if (r != RSP)
@@ -1017,6 +1087,7 @@ static void emit_pushf(struct trans *tr, struct tinsn *t)
 	struct cold *c = slow_new(tr, t);
 	struct emit *e = tr->e;
 	struct hmem m;
+	u8 tmp;
 
 	flags_clobber(tr, FLAGS_ALL);
 	put_rm(e, W4, OPC_0F | 0xb6, T0, SLOT(FRAME_FLAGS + 1));
@@ -1029,10 +1100,10 @@ static void emit_pushf(struct trans *tr, struct tinsn *t)
 	put_alu_imm(e, W8, 4, T1, ~(s32)(X86_EFLAGS_OSZAPC | X86_EFLAGS_VM | X86_EFLAGS_RF));
 	put_rr(e, W8, 0x09, T0, T1);
 	put_store(e, SLOT(FRAME_TMP0), T1);
-	put_check_stack(tr, -(s32)word(tr), true, &m, c);
-	put_load(e, T0, SLOT(FRAME_TMP0));
+	tmp = put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	put_load(e, tmp, SLOT(FRAME_TMP0));
 	put_fault_row(tr, c);
-	put_store(e, m, T0);
+	put_store(e, m, tmp);
 	put_add_rsp(tr, -8);
 	slow_end(tr, c, t->live_after);
 }
@@ -1129,7 +1200,10 @@ static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c
 	u64 ret = next_rip(tr, t);
 	struct hmem m;
 
-	put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	if (t->range >= 0)
+		put_member(tr, t, -8, &m, c);
+	else
+		put_check_stack(tr, -(s32)word(tr), true, &m, c);
 	if (tr->width == W8 && ret != (u64)(s64)(s32)ret)
 		put_mov_imm(tr->e, T0, ret);
 	put_fault_row(tr, c);
@@ -1146,13 +1220,15 @@ static void emit_jump(struct trans *tr, struct tinsn *t)
 	case K_JCC:
 		flags_to_host(tr);
 		put_exit_if(tr, t->zi.opcode & 15, target);
-		put_exit(tr, next);
+		if (t == &tr->insns[tr->nr - 1])
+			put_exit(tr, next);
 		break;
 	case K_JMP:
 		put_exit(tr, target);
 		break;
 	case K_CALL:
-		flags_clobber(tr, FLAGS_ALL);
+		if (t->range < 0)
+			flags_clobber(tr, FLAGS_ALL);
 		c = slow_new(tr, t);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
@@ -1186,7 +1262,10 @@ static void emit_ret(struct trans *tr, struct tinsn *t)
 	struct hmem m;
 
 	flags_clobber(tr, FLAGS_ALL);
-	put_check_stack(tr, 0, false, &m, c);
+	if (t->range >= 0)
+		put_member(tr, t, 0, &m, c);
+	else
+		put_check_stack(tr, 0, false, &m, c);
 	put_fault_row(tr, c);
 	put_rm(tr->e, tr->width, 0x8b, T0, m);
 	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);
@@ -1221,8 +1300,16 @@ static void emit_count_branch(struct trans *tr, struct tinsn *t)
 	put_exit(tr, next);
 }
 
+/* T1 is as before after t, or what its range has left there. */
+static bool keeps_t1(const struct tinsn *t)
+{
+	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC || (t->kind == K_NATIVE && !t->may_fault && t->nr_homed < 2);
+}
+
 static void emit_insn(struct trans *tr, struct tinsn *t)
 {
+	if (!keeps_t1(t))
+		tr->t1_range = -1;
 	switch (t->kind) {
 	case K_HANDLER:
 		emit_handler(tr, t);
@@ -1291,12 +1378,17 @@ static void put_entries(struct trans *tr, struct dbt_block *b, bool live_in, u32
 
 	b->self = self;
 	tr->d->exits[self].ctx = b->ctx;
+	tr->d->exits[self].narrow = b->narrow;
 	b->leave = e->at;
 	put_leave(tr, self, b->main_host);
 	if (!live_in) {
 		patch_rel32(e, leave_field, b->leave);
-		b->host = b->slot = b->main;
-		b->host_poll = b->slot_poll;
+		b->host = b->main;
+		b->self_host = exit_new(tr, b->va, true);
+		tr->d->exits[b->self_host].ctx = b->ctx;
+		tr->d->exits[b->self_host].narrow = b->narrow;
+		b->leave_host = e->at;
+		put_leave(tr, b->self_host, true);
 		return;
 	}
 	if (!b->main_host) {
@@ -1321,7 +1413,14 @@ static void put_entries(struct trans *tr, struct dbt_block *b, bool live_in, u32
 	patch_rel32(e, leave_field, e->at);
 	self = exit_new(tr, b->va, false);
 	tr->d->exits[self].ctx = b->ctx;
+	tr->d->exits[self].narrow = b->narrow;
 	put_leave(tr, self, false);
+}
+
+/* Room for a jump. */
+static void put_filler(struct emit *e)
+{
+	put_mov_imm(e, T0, 0);
 }
 
 static void emit_block(struct trans *tr, struct dbt_block *b)
@@ -1334,13 +1433,22 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 	b->main_host = live_in && wants_host_flags(tr);
 	tr->host = b->main_host;
 	tr->slot = live_in && !b->main_host;
+	if (!live_in) {
+		b->host_poll = tr->e->at;
+		put_filler(tr->e);
+	}
 	if (!b->main_host) {
 		b->slot_poll = tr->e->at;
 		put_poll(tr, &leave_field);
 	}
+	if (!live_in) {
+		b->slot = tr->e->at;
+		put_filler(tr->e);
+	}
 	b->main = tr->e->at;
 	for (unsigned i = 0; i < tr->nr; i++) {
 		tr->d->scratch->starts[i] = tr->e->at;
+		tr->retired = i + 1;
 		emit_insn(tr, &tr->insns[i]);
 	}
 	if (last->kind < K_JCC)
@@ -1348,17 +1456,18 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 	tr->d->scratch->starts[tr->nr] = tr->e->at;
 	for (unsigned i = 0; i < tr->nr_cold; i++)
 		put_cold(tr, &tr->cold[i]);
+	tr->retired = 0;
 	put_entries(tr, b, live_in, leave_field);
 	b->code_end = tr->e->at;
 }
 
-struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx)
+struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx, bool narrow)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct trans tr = {
 		.vcpu = vcpu, .d = d, .e = &d->emit,
 		.insns = d->scratch->insns, .cold = d->scratch->cold,
-		.ctx = ctx, .va = va, .width = in_64bit_mode(vcpu) ? W8 : W4,
+		.ctx = ctx, .va = va, .width = in_64bit_mode(vcpu) ? W8 : W4, .narrow = narrow, .t1_range = -1,
 	};
 	const u32 begin = (d->emit.at + 15) & ~15u;
 	const struct tinsn *last;
@@ -1368,6 +1477,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	if (!tr.nr)
 		return NULL;
 	find_live_flags(&tr);
+	plan_ranges(&tr);
 	last = &tr.insns[tr.nr - 1];
 	b = dbt_arena_alloc(d, sizeof(*b));
 	*b = (struct dbt_block){
@@ -1375,17 +1485,19 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 		.gpa = page->gpa | (va & ~PAGE_MASK),
 		.mode_key = vcpu->arch.mode_key,
 		.ctx = ctx,
+		.narrow = narrow,
 		.len = last->rip + last->insn.len - va,
 	};
 	b->first_exit = d->nr_exits;
 	emit_block(&tr, b);
 	b->end_exit = d->nr_exits;
+	/* One that is refused may be worth a look. */
+	if (dump_wanted(va, b->len))
+		dump_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), d->scratch->starts, tr.nr);
 	if (unlikely(d->verifier) && !dbt_verify_new(vcpu, b, begin))
 		return NULL;
 	if (unlikely(d->diff))
 		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK));
-	if (dump_wanted(va, b->len))
-		dump_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), d->scratch->starts, tr.nr);
 	perfmap_block(d, b);
 	dbt_block_add(d, page, b);
 	vcpu->stat.dbt_blocks++;

@@ -21,12 +21,13 @@
  * A value has a name while somebody may add to it or compare it: the place that first asked (pc and register).
  * At a label values and facts from all ways there are merged: what is not the same is anything. What is
  * established about a name cannot survive the name's next definition, because that is in a loop, and at its head nobody has
- * both. A call of a handler forgets everything: it may change any register and the TLB.
+ * both.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "x86/dbt/diff.h"
 #include "x86/dbt/verify.h"
 
 enum value_kind {
@@ -66,7 +67,7 @@ struct fact {
 enum flags_kind { FLAGS_NONE, FLAGS_OFFSET, FLAGS_JUMP };
 
 #define NR_SLOTS (FRAME_SIZE / 8)
-#define FACTS_MAX 24
+#define FACTS_MAX 72
 
 struct state {
 	struct value reg[16], slot[NR_SLOTS];
@@ -88,7 +89,7 @@ struct label {
 #define INSNS_MAX 8192
 
 struct dbt_verifier {
-	ZydisDecoder decoder;
+	ZydisDecoder decoder, decoder32;
 	u8 *entries;			/* bitmap over the code: entries of verified blocks */
 	u8 *kinds;			/* of each byte of the block: 1 instruction starts here, 2 and is a label */
 	struct label labels[LABELS_MAX];
@@ -97,6 +98,7 @@ struct dbt_verifier {
 	/* the block */
 	struct vcpu *vcpu;
 	struct dbt *d;
+	const struct dbt_block *b;
 	u32 start, end;
 	struct state now;
 	/* the instruction */
@@ -204,9 +206,12 @@ static bool is_secret(const struct value *x)
 	return x->kind >= DELTA;
 }
 
-static u32 name_here(const struct dbt_verifier *v, unsigned reg)
+/* what: a register's value before the instruction, after it (+ RESULT), or a slot's (+ IN_SLOT). */
+enum { RESULT = 16, IN_SLOT = 32 };
+
+static u32 name_here(const struct dbt_verifier *v, unsigned what)
 {
-	return ((v->pc - v->start) << 5 | reg) + 1;
+	return ((v->pc - v->start) << 6 | what) + 1;
 }
 
 static const struct value any = { .kind = ANY };
@@ -224,7 +229,7 @@ static struct value constant(u64 a)
 
 static struct value bits(const struct dbt_verifier *v, unsigned reg, u64 mask)
 {
-	return (struct value){ .kind = BITS, .name = name_here(v, reg), .a = mask };
+	return (struct value){ .kind = BITS, .name = name_here(v, reg + RESULT), .a = mask };
 }
 
 /* The value of a register, with a name. */
@@ -237,10 +242,16 @@ static struct value *reg_get(struct dbt_verifier *v, unsigned r)
 	return x;
 }
 
-/* As an address: name and a are A. */
+/* Name and a are A. */
 static bool is_address(const struct value *x)
 {
 	return x->kind == SYM || x->kind == CONST;
+}
+
+/* What is known of its bits is of no use in an address. */
+static struct value as_address(const struct value *x)
+{
+	return x->kind == BITS ? sym(x->name) : *x;
 }
 
 static bool same_address(const struct value *x, const struct value *y)
@@ -298,14 +309,15 @@ static struct value add_constant(const struct value *x, u64 n)
 
 static struct value value_add(const struct value *x, const struct value *y)
 {
+	const struct value p = as_address(x), q = as_address(y);
 	struct value r;
 
-	if (add_entry(x, y, &r) || add_entry(y, x, &r))
+	if (add_entry(&p, &q, &r) || add_entry(&q, &p, &r))
 		return r;
 	if (y->kind == CONST)
-		return add_constant(x, y->a);
+		return add_constant(&p, y->a);
 	if (x->kind == CONST)
-		return add_constant(y, x->a);
+		return add_constant(&q, x->a);
 	return is_secret(x) || is_secret(y) ? secret : any;
 }
 
@@ -531,7 +543,14 @@ static bool classify_operand(struct dbt_verifier *v, const ZydisDecodedOperand *
 			return refuse(v, "frame operand with an index");
 		if (!frame_operand(v, op, o->at))
 			return false;
-		o->value = o->at % 8 || op->size != 64 ? any : v->now.slot[o->at / 8];
+		o->value = any;
+		if (o->at % 8 == 0 && op->size == 64) {
+			struct value *slot = &v->now.slot[o->at / 8];
+
+			if (slot->kind == ANY)
+				*slot = sym(name_here(v, IN_SLOT + o->at / 8));
+			o->value = *slot;
+		}
 		return true;
 	}
 	at = operand_address(v, op);
@@ -631,8 +650,10 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 	case ZYDIS_MNEMONIC_SHR:
 		if (y.kind != CONST || !wide)
 			break;
-		if (is_address(&x) && y.a == PAGE_SHIFT - 3)
+		if ((is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3) {
+			x = as_address(&x);
 			return derived(SHIFTED, &x);
+		}
 		return is_secret(&x) ? secret : bits(v, dst, possible_bits(&x) >> (y.a & 63));
 	default:
 		break;
@@ -735,6 +756,9 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 			continue;
 		v->now.reg[r] = leaks ? secret : any;
 	}
+	/* Only our own code computes places in tables, and in scratch registers. */
+	if (first.kind >= SHIFTED && first.kind <= TAG && first.kind != BITS && first_reg != T0 && first_reg != T1)
+		first = any;
 	if (first_reg != INSN_NOREG && first_reg != RSP)
 		v->now.reg[first_reg] = first;
 }
@@ -796,41 +820,120 @@ static struct label *label_at(struct dbt_verifier *v, u32 at)
 	return lo < v->nr_labels && v->labels[lo].at == at ? &v->labels[lo] : NULL;
 }
 
-static void value_merge(struct value *x, const struct value *y, bool *changed)
-{
-	struct value r = is_secret(x) || is_secret(y) ? secret : any;
+/*
+ * Where two ways meet: a register that holds one address on one way and another on the other is an
+ * unknown of its own from here on, and what was known of either relative to it remains if it is the
+ * same. `in` is what the label has got so far.
+ */
+struct anchor {
+	struct value in, other;	/* addresses */
+	struct value out;
+};
 
-	if (value_equal(x, y) || value_equal(x, &r))
+struct meeting {
+	struct anchor anchors[16 + 3];
+	u32 nr;
+	struct label *label;
+	u32 start;
+};
+
+static void anchor_add(struct meeting *m, const struct value *in, const struct value *other, u32 what)
+{
+	struct anchor *a = &m->anchors[m->nr];
+
+	a->in = as_address(in);
+	a->other = as_address(other);
+	if (!is_address(&a->in) || !is_address(&a->other))
 		return;
-	*x = r;
-	*changed = true;
+	a->out = same_address(&a->in, &a->other) ? a->in : sym(((m->label->at - m->start) << 6 | what) + 1);
+	m->nr++;
 }
 
-static void state_merge(struct label *l, const struct state *s)
+/* x on one way and y on the other, made of the addresses of an anchor in the same manner. */
+static bool meet_at(const struct anchor *a, u32 *name, u64 *at, u32 other_name, u64 other_at)
 {
+	if (*name != a->in.name || other_name != a->other.name || *at - a->in.a != other_at - a->other.a)
+		return false;
+	*at = a->out.a + (*at - a->in.a);
+	*name = a->out.name;
+	return true;
+}
+
+static void value_meet(const struct meeting *m, struct value *x, const struct value *y, bool *changed)
+{
+	struct value r = *x;
+	bool alike = x->kind == y->kind && x->ctx == y->ctx && x->write == y->write && x->c == y->c && x->kind != BITS;
+
+	if (value_equal(x, y))
+		return;
+	/* A constant address is as good as an unknown one. */
+	if ((x->kind == CONST || x->kind == SYM) && is_address(y)) {
+		r.kind = SYM;
+		alike = true;
+	}
+	for (u32 i = 0; alike && i < m->nr; i++) {
+		if (meet_at(&m->anchors[i], &r.name, &r.a, y->name, y->a) && (r.kind != SYM || r.name)) {
+			*changed |= !value_equal(x, &r);
+			*x = r;
+			return;
+		}
+	}
+	r = is_secret(x) || is_secret(y) ? secret : any;
+	*changed |= !value_equal(x, &r);
+	*x = r;
+}
+
+static void facts_meet(const struct meeting *m, struct state *in, const struct state *s, bool *changed)
+{
+	struct fact old[FACTS_MAX];
+	u32 n = in->nr_facts;
+	bool same = true;
+
+	memcpy(old, in->facts, n * sizeof(*old));
+	in->nr_facts = 0;
+	for (u32 i = 0; i < n; i++) {
+		for (u32 j = 0; j < s->nr_facts; j++) {
+			struct fact f = s->facts[j];
+
+			f.name = old[i].name;
+			f.a = old[i].a;
+			if (!fact_equal(&f, &old[i]))
+				continue;
+			if (f.name == s->facts[j].name && f.a == s->facts[j].a)
+				fact_add(in, f);
+			for (u32 k = 0; k < m->nr; k++) {
+				f = old[i];
+				if (meet_at(&m->anchors[k], &f.name, &f.a, s->facts[j].name, s->facts[j].a))
+					fact_add(in, f);
+			}
+		}
+	}
+	for (u32 i = 0; i < n && n == in->nr_facts; i++)
+		same &= fact_equal(&old[i], &in->facts[i]);
+	*changed |= !same || n != in->nr_facts;
+}
+
+static void state_meet(struct label *l, const struct state *s, u32 start)
+{
+	struct meeting m = { .label = l, .start = start };
 	struct state *in = &l->in;
 	bool changed = false;
-	u32 n = 0;
 
 	if (!l->seen) {
 		*in = *s;
 		l->seen = l->pending = true;
 		return;
 	}
-	for (unsigned i = 0; i < 16; i++)
-		value_merge(&in->reg[i], &s->reg[i], &changed);
+	for (unsigned r = 0; r < 16; r++)
+		if (r != T0 && r != T1)
+			anchor_add(&m, &in->reg[r], &s->reg[r], r);
+	for (unsigned i = 0; i < 3; i++)
+		anchor_add(&m, &in->slot[FRAME_R13 / 8 + i], &s->slot[FRAME_R13 / 8 + i], IN_SLOT + FRAME_R13 / 8 + i);
+	for (unsigned r = 0; r < 16; r++)
+		value_meet(&m, &in->reg[r], &s->reg[r], &changed);
 	for (unsigned i = 0; i < NR_SLOTS; i++)
-		value_merge(&in->slot[i], &s->slot[i], &changed);
-	for (u32 i = 0; i < in->nr_facts; i++) {
-		for (u32 j = 0; j < s->nr_facts; j++) {
-			if (fact_equal(&in->facts[i], &s->facts[j])) {
-				in->facts[n++] = in->facts[i];
-				break;
-			}
-		}
-	}
-	changed |= n != in->nr_facts;
-	in->nr_facts = n;
+		value_meet(&m, &in->slot[i], &s->slot[i], &changed);
+	facts_meet(&m, in, s, &changed);
 	if (in->flags != FLAGS_NONE && (in->flags != s->flags || in->limit != s->limit || !value_equal(&in->compared, &s->compared))) {
 		in->flags = FLAGS_NONE;
 		changed = true;
@@ -844,7 +947,7 @@ static bool flow_to(struct dbt_verifier *v, u32 target, const struct state *s)
 
 	if (!l)
 		return refuse(v, "branch into the middle of an instruction, or out of the block");
-	state_merge(l, s);
+	state_meet(l, s, v->start);
 	return true;
 }
 
@@ -871,10 +974,76 @@ static void forget_all(struct state *s)
 {
 	for (unsigned r = 0; r < 16; r++)
 		s->reg[r] = any;
+	s->reg[T1] = secret;
 	for (unsigned i = 0; i < NR_SLOTS; i++)
 		s->slot[i] = any;
 	s->slot[FRAME_VCPU / 8] = (struct value){ .kind = VCPU };
 	s->nr_facts = 0;
+	s->flags = FLAGS_NONE;
+}
+
+static void forget_reg(struct state *s, u8 r)
+{
+	if (r == RSP)
+		s->reg[GUEST_RSP] = any;
+	else if (r >= R13)
+		s->slot[FRAME_R13 / 8 + r - R13] = any;
+	else
+		s->reg[r] = any;
+}
+
+/* The guest's instruction at a site, from the bytes of the block's page. */
+static bool guest_insn(struct dbt_verifier *v, u32 site, ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops)
+{
+	const struct dbt_page *page = dbt_page_find(v->d, v->b->gpa & PAGE_MASK);
+	const struct dbt_site *s = &v->d->sites[site];
+	u32 off = s->rip & ~PAGE_MASK;
+
+	return page && off + s->insn.len <= PAGE_SIZE &&
+	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(v->vcpu->arch.code_size == 8 ? &v->decoder : &v->decoder32,
+						   page->bytes + off, s->insn.len, zi, ops));
+}
+
+/* PUSH and POP move rsp by as much as they store or load. 0: something else. */
+static s64 stack_move(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return -(s64)(zi->operand_width / 8);
+	case ZYDIS_MNEMONIC_POP:
+		return ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr(ops[0].reg.value) == RSP ? 0 : zi->operand_width / 8;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * A handler changes what its instruction writes, and comes back only if nobody has asked for what was looked
+ * up to be given back. One of a system instruction may do anything.
+ */
+static void handler(struct dbt_verifier *v, u32 site)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+	struct state *s = &v->now;
+	struct value rsp = *reg_get(v, GUEST_RSP);
+	s64 moved;
+
+	if (!guest_insn(v, site, &zi, ops) || diff_excludes(&zi, ops)) {
+		forget_all(s);
+		return;
+	}
+	for (unsigned i = 0; i < zi.operand_count; i++)
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    gpr(ops[i].reg.value) != INSN_NOREG)
+			forget_reg(s, gpr(ops[i].reg.value));
+	moved = stack_move(&zi, ops);
+	if (moved && v->vcpu->arch.code_size == 8)
+		s->reg[GUEST_RSP] = add_constant(&rsp, moved);
+	s->reg[T0] = any;
+	s->reg[T1] = secret;
+	s->slot[FRAME_FLAGS / 8] = s->slot[FRAME_FS / 8] = s->slot[FRAME_GS / 8] = any;
 	s->flags = FLAGS_NONE;
 }
 
@@ -885,7 +1054,7 @@ static bool call(struct dbt_verifier *v, u32 target)
 	if (target == d->slow) {
 		if (!index_ok(v, d->nr_sites) || !nothing_leaks(v))
 			return false;
-		forget_all(&v->now);
+		handler(v, v->now.reg[T0].a);
 		return true;
 	}
 	if (target == d->load_vec) {
@@ -1066,16 +1235,17 @@ static bool run(struct dbt_verifier *v, struct label *l)
 	return refuse(v, "runs off the end");
 }
 
+/* The last label first: what lies off the straight path is behind it, and joins it again with less known. */
 static bool run_all(struct dbt_verifier *v)
 {
-	for (u32 turns = 0, i = 0; i < v->nr_labels; i++) {
+	for (u32 turns = 0, i = v->nr_labels; i-- > 0;) {
 		if (!v->labels[i].pending)
 			continue;
 		if (++turns > 64 * LABELS_MAX)
 			return refuse(v, "does not end");
 		if (!run(v, &v->labels[i]))
 			return false;
-		i = (u32)-1;
+		i = v->nr_labels;
 	}
 	return true;
 }
@@ -1087,7 +1257,7 @@ static bool start(struct dbt_verifier *v, u32 at)
 	if (!l)
 		return refuse(v, "an entry is not in the block");
 	forget_all(&v->now);
-	state_merge(l, &v->now);
+	state_meet(l, &v->now, v->start);
 	return true;
 }
 
@@ -1117,6 +1287,7 @@ bool dbt_verify(struct vcpu *vcpu, struct dbt *d, const struct dbt_block *b, u32
 
 	v->vcpu = vcpu;
 	v->d = d;
+	v->b = b;
 	v->start = begin;
 	v->end = b->code_end;
 	v->why = NULL;
@@ -1163,6 +1334,7 @@ int dbt_verifier_create(struct vcpu *vcpu, struct dbt *d)
 	v->kinds = malloc(DBT_BLOCK_CODE);
 	d->verifier = v;
 	ZydisDecoderInit(&v->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&v->decoder32, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
 	return v->entries && v->kinds && learn_jump_tables(v, vcpu, d) ? 0 : -1;
 }
 

@@ -9,6 +9,7 @@
 
 #include "host/syscall.h"
 #include "x86/hyperv/hyperv_internal.h"
+#include "x86/xen.h"
 
 enum hv_leaf { ANY, EAX, EDX };	/* of HV_CPUID_FEATURES */
 enum hv_scope { VP, PARTITION };
@@ -49,16 +50,25 @@ READ(hypercall)
 	return 0;
 }
 
-/* The page gets this machine's hypercall instruction, and a return. */
+/*
+ * The page gets this machine's hypercall instruction, and a return. Beside Xen's hypercalls they are
+ * told apart as Xen does it: `or $0x80000000, %eax` first.
+ */
+static bool write_hypercall_page(struct vcpu *vcpu, gpa_t gpa)
+{
+	const u8 code[] = { 0x0d, 0, 0, 0, 0x80, 0x0f, 0x01, host_is_amd() ? 0xd9 : 0xc1, 0xc3 };
+	u32 skip = xen_hypercall_enabled(vcpu->vm) ? 0 : 5;
+
+	return !vcpu_write_guest(vcpu, gpa, code + skip, sizeof(code) - skip);
+}
+
 WRITE(hypercall)
 {
-	static const u8 vmcall[] = { 0x0f, 0x01, 0xc1, 0xc3 }, vmmcall[] = { 0x0f, 0x01, 0xd9, 0xc3 };
 	struct hv_vm *hv = hv_vm(vcpu->vm);
 
 	if (!atomic_load(&hv->guest_os_id))
 		return 0;
-	if ((v & HV_PAGE_ENABLE) &&
-	    vcpu_write_guest(vcpu, v & PAGE_MASK, host_is_amd() ? vmmcall : vmcall, sizeof(vmcall)))
+	if ((v & HV_PAGE_ENABLE) && !write_hypercall_page(vcpu, v & PAGE_MASK))
 		return 1;
 	hv->hypercall = v;
 	return 0;

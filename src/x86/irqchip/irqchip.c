@@ -10,6 +10,7 @@
 #include "x86/hyperv.h"
 #include "x86/irqchip/irqchip_internal.h"
 #include "x86/irqchip/lapic.h"
+#include "x86/xen.h"
 
 struct vm_timers *irqchip_timers(struct vm *vm)
 {
@@ -112,6 +113,8 @@ int arch_set_routed_irq(struct vm *vm, const struct kvm_irq_routing_entry *e, in
 		return level ? msi_deliver(vm, e->u.msi.address_lo, e->u.msi.address_hi, e->u.msi.data) : -1;
 	case KVM_IRQ_ROUTING_HV_SINT:
 		return level ? hyperv_synic_set_irq(vm, e->u.hv_sint.vcpu, e->u.hv_sint.sint) : -1;
+	case KVM_IRQ_ROUTING_XEN_EVTCHN:
+		return level ? xen_queue_event(vm, e->u.xen_evtchn.vcpu, e->u.xen_evtchn.port) : -1;
 	}
 	return -1;
 }
@@ -156,6 +159,8 @@ int arch_check_routing_entry(struct vm *vm, const struct kvm_irq_routing_entry *
 		return 0;
 	case KVM_IRQ_ROUTING_HV_SINT:
 		return 0;
+	case KVM_IRQ_ROUTING_XEN_EVTCHN:
+		return e->u.xen_evtchn.priority == KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL ? 0 : -EINVAL;
 	}
 	return -EINVAL;
 }

@@ -33,6 +33,7 @@
 #include "x86/hyperv.h"
 #include "x86/irqchip/irqchip_internal.h"
 #include "x86/irqchip/lapic.h"
+#include "x86/xen.h"
 
 #define LVT_BASIC (APIC_LVT_MASKED | APIC_LVT_PENDING | 0xff)
 #define LVT_LINT (LVT_BASIC | APIC_MODE_FIELD | APIC_LVT_POLARITY | APIC_LVT_REMOTE_IRR | APIC_LVT_LEVEL)
@@ -178,12 +179,19 @@ static int accept_fixed(struct lapic *a, const struct apic_irq *irq)
 
 static int accept_none(struct lapic *a, const struct apic_irq *irq)
 {
-	return 0; /* SMI: there is no SMM. ExtINT: comes through LVT0 and the PIC's output. */
+	return 0; /* ExtINT comes through LVT0 and the PIC's output. */
 }
 
 static int accept_remote_read(struct lapic *a, const struct apic_irq *irq)
 {
 	atomic_store(&a->vcpu->arch.pv_unhalted, true); /* KVM's use of this mode: PV kick */
+	notify_event(a->vcpu);
+	return 1;
+}
+
+static int accept_smi(struct lapic *a, const struct apic_irq *irq)
+{
+	atomic_store(&a->vcpu->arch.smi_pending, true);
 	notify_event(a->vcpu);
 	return 1;
 }
@@ -215,7 +223,7 @@ static int accept_startup(struct lapic *a, const struct apic_irq *irq)
 static int (*const accept_by_mode[8])(struct lapic *a, const struct apic_irq *irq) = {
 	[APIC_DM_FIXED] = accept_fixed,
 	[APIC_DM_LOWEST] = accept_fixed,
-	[APIC_DM_SMI] = accept_none,
+	[APIC_DM_SMI] = accept_smi,
 	[APIC_DM_REMRD] = accept_remote_read,
 	[APIC_DM_NMI] = accept_nmi,
 	[APIC_DM_INIT] = accept_init,
@@ -293,14 +301,16 @@ static bool maybe_deliverable(struct lapic *a)
 bool irqchip_has_interrupt(struct vcpu *vcpu)
 {
 	return irqchip_has_injectable_extint(vcpu) || lapic_highest_deliverable(vcpu) >= 0 ||
-	       maybe_deliverable(vcpu->arch.apic);
+	       maybe_deliverable(vcpu->arch.apic) || (vcpu->arch.apic && xen_pending_vector(vcpu));
 }
 
 int irqchip_get_interrupt(struct vcpu *vcpu)
 {
 	struct lapic *a = vcpu->arch.apic;
-	int vector;
+	int vector = a ? xen_pending_vector(vcpu) : 0;
 
+	if (vector)
+		return vector;
 	if (irqchip_has_injectable_extint(vcpu)) {
 		if (!a || !arch_irqchip_full(vcpu->vm))
 			return vcpu->arch.interrupt.nr;
@@ -437,8 +447,11 @@ static void set_spiv(struct lapic *a, u32 val)
 	bool toggled = (apic_reg(a, APIC_SPIV) ^ val) & APIC_SPIV_ENABLED;
 
 	apic_set_reg(a, APIC_SPIV, val);
-	if (toggled)
-		map_changed(a);
+	if (!toggled)
+		return;
+	map_changed(a);
+	if (val & APIC_SPIV_ENABLED)
+		xen_apic_enabled(a->vcpu);
 }
 
 static int write_id(struct lapic *a, u32 offset, u32 val)

@@ -194,13 +194,33 @@ static unsigned first_part(gva_t va, unsigned len)
 	return min(len, (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK)));
 }
 
+/* #AC at CPL 3 for operands of 2, 4, 8 and (by 8) 10 bytes. On AMD's CPUs a page fault comes first. */
+static enum exec check_alignment(struct vcpu *vcpu, gva_t va, unsigned size, unsigned access)
+{
+	unsigned align = size == 10 ? 8 : size;
+	gpa_t gpa;
+	enum exec r;
+
+	if (likely(vcpu->arch.tlb != &vcpu->arch.mmu->tlbs[TLB_USER_AC]) || align > 8 ||
+	    (align & (align - 1)) || !(va & (align - 1)))
+		return EXEC_OK;
+	if (!host_is_amd())
+		return queue_exception_e(vcpu, AC_VECTOR, 0);
+	r = mmu_translate(vcpu, va, access, &gpa);
+	if (r == EXEC_OK)
+		r = mmu_translate(vcpu, va_wrap(vcpu, va + size - 1), access, &gpa);
+	return r == EXEC_OK ? queue_exception_e(vcpu, AC_VECTOR, 0) : r;
+}
+
 enum exec mem_read(struct vcpu *vcpu, gva_t va, void *buf, unsigned len, unsigned access)
 {
 	struct mem_ref ref[2];
 	gva_t start = va;
 	unsigned total = len;
-	enum exec r;
+	enum exec r = unlikely(access & MMU_RMW) ? check_alignment(vcpu, va, len, access) : EXEC_OK;
 
+	if (unlikely(r != EXEC_OK))
+		return r;
 	while (len) {
 		unsigned n = first_part(va, len);
 		unsigned n2 = min(len - n, (unsigned)PAGE_SIZE);
@@ -270,21 +290,6 @@ enum exec mem_write(struct vcpu *vcpu, gva_t va, const void *buf, unsigned len, 
 	}
 	check_data_bp(vcpu, start, total, access);
 	return EXEC_OK;
-}
-
-/* #AC at CPL 3 for operands of 2, 4 and 8 bytes. A page fault comes first. */
-static enum exec check_alignment(struct vcpu *vcpu, gva_t va, unsigned size, unsigned access)
-{
-	gpa_t gpa;
-	enum exec r;
-
-	if (likely(vcpu->arch.tlb != &vcpu->arch.mmu->tlbs[TLB_USER_AC]) || size > 8 ||
-	    (size & (size - 1)) || !(va & (size - 1)))
-		return EXEC_OK;
-	r = mmu_translate(vcpu, va, access, &gpa);
-	if (r == EXEC_OK)
-		r = mmu_translate(vcpu, va_wrap(vcpu, va + size - 1), access, &gpa);
-	return r == EXEC_OK ? queue_exception_e(vcpu, AC_VECTOR, 0) : r;
 }
 
 enum exec mem_load_slow(struct vcpu *vcpu, gva_t va, unsigned size, u64 *val)

@@ -5,10 +5,12 @@
  *
  *  1. The set of such pages belongs to the VM and only grows. A page in it gets no
  *     write tag on any vCPU, so that every store to it comes through the slow path.
- *  2. A vCPU that is about to translate puts the page into the set, then asks every other
- *     vCPU to drop its write tags (KVM_REQ_CODE_PAGE), and reads the page only when all of
- *     them have, or are outside guest mode. It never waits for long: one may
- *     be asleep. Who waits answers others' requests meanwhile.
+ *  2. A vCPU that is about to translate puts the page into the set, under a number of its own (the
+ *     epoch), then asks every other vCPU to drop its write tags (KVM_REQ_CODE_PAGE), and reads the page
+ *     only when all of them have since, or are outside guest mode. It waits for an answer only
+ *     the first time, and not for long: the host may run one of them no sooner than in milliseconds. Until
+ *     then the interpreter executes what is in the page, and each later attempt just looks. Who waits answers
+ *     others' requests meanwhile.
  *  3. A store to such a page is written to the log after it has happened and before the
  *     next guest instruction of its vCPU; then the others are told. They look at
  *     the log whenever they come out of translated code, which they do for the
@@ -20,11 +22,14 @@
 #include "x86/mmu/mmu_internal.h"
 
 #define SET_SIZE 65536u
-#define SYNC_SPINS 20000
+#define SYNC_SPINS 500
 #define KEY_SYNCED 1ull
 
 struct shared_code {
 	_Atomic u64 keys[SET_SIZE];	/* (gfn + 1) << 1 | KEY_SYNCED */
+	_Atomic u32 epochs[SET_SIZE];	/* of the page of that key; 0: not yet in the set for everyone */
+	_Atomic u32 epoch;		/* the last one given */
+	_Atomic u32 dropped[KVM_ABI_MAX_VCPUS]; /* by index: the epoch up to which that vCPU has no write tag */
 	_Atomic u32 nr;
 	_Atomic u32 lock;		/* of log, held for a few instructions */
 	_Atomic u64 head;		/* stores logged so far */
@@ -80,10 +85,12 @@ bool mmu_is_shared_code_page(struct vm *vm, gpa_t page)
 	return slot && atomic_load(slot);
 }
 
-static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn)
+/* *fresh: it was not in the set before, and now has an epoch. */
+static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn, bool *fresh)
 {
 	_Atomic u64 *slot;
 
+	*fresh = false;
 	if (atomic_load(&sc->nr) > SET_SIZE / 2)
 		return NULL;
 	for (;;) {
@@ -94,53 +101,79 @@ static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn)
 			return slot;
 		if (atomic_compare_exchange_strong(slot, &empty, (gfn + 1) << 1)) {
 			atomic_fetch_add(&sc->nr, 1);
+			atomic_store(&sc->epochs[slot - sc->keys], atomic_fetch_add(&sc->epoch, 1) + 1);
+			*fresh = true;
 			return slot;
 		}
 	}
 }
 
-static bool tags_dropped(struct vcpu *other)
+void mmu_drop_tags_for_code(struct vcpu *vcpu)
 {
-	return atomic_load(&other->mode) == VCPU_OUTSIDE ||
-	       !(atomic_load(&other->requests) & BIT_ULL(KVM_REQ_CODE_PAGE));
+	struct shared_code *sc = atomic_load(&vcpu->vm->arch.shared_code);
+	/* Before the tags go: what comes back afterwards has seen the set of this epoch. */
+	u32 epoch = sc ? atomic_load(&sc->epoch) : 0;
+
+	if (vcpu->arch.mmu)
+		mmu_flush_write_tags(vcpu);
+	if (sc)
+		atomic_store(&sc->dropped[vcpu->index], epoch);
 }
 
-/* Invariant 2. False: not now. */
-static bool wait_for_others(struct vcpu *vcpu)
+/* Invariant 2: of a vCPU that has been asked. */
+static bool tags_dropped(const struct shared_code *sc, const struct vcpu *other, u32 epoch)
+{
+	return atomic_load(&sc->dropped[other->index]) >= epoch ||
+	       atomic_load(&((struct vcpu *)other)->mode) == VCPU_OUTSIDE;
+}
+
+static void ask(struct vcpu *other)
+{
+	if (!(atomic_load(&other->requests) & BIT_ULL(KVM_REQ_CODE_PAGE)))
+		vcpu_make_request(other, KVM_REQ_CODE_PAGE);
+}
+
+/* Have all dropped their write tags since epoch? Those that have not are asked (again: one may be new). */
+static bool others_dropped(struct vcpu *vcpu, struct shared_code *sc, u32 epoch, unsigned spins)
 {
 	struct vcpu *other;
+	bool all;
 	u32 i;
 
 	vm_for_each_vcpu(vcpu->vm, other, i)
-		if (other != vcpu)
-			vcpu_make_request(other, KVM_REQ_CODE_PAGE);
+		if (other != vcpu && atomic_load(&sc->dropped[other->index]) < epoch)
+			ask(other);
 	/* Pairs with the barrier in vcpu_enter_guest_mode(). */
 	atomic_thread_fence(memory_order_seq_cst);
-	vm_for_each_vcpu(vcpu->vm, other, i) {
-		if (other == vcpu)
-			continue;
-		for (unsigned spins = 0; !tags_dropped(other); spins++) {
-			if (spins > SYNC_SPINS)
-				return false;
-			if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE))
-				mmu_flush_write_tags(vcpu);
-			__builtin_ia32_pause();
-		}
+	for (;;) {
+		all = true;
+		vm_for_each_vcpu(vcpu->vm, other, i)
+			all &= other == vcpu || tags_dropped(sc, other, epoch);
+		if (all || !spins--)
+			return all;
+		if (vcpu_check_request(vcpu, KVM_REQ_CODE_PAGE))
+			mmu_drop_tags_for_code(vcpu);
+		__builtin_ia32_pause();
 	}
-	return true;
 }
 
 bool mmu_share_code_page(struct vcpu *vcpu, gpa_t page)
 {
 	struct shared_code *sc = atomic_load(&vcpu->vm->arch.shared_code);
-	_Atomic u64 *slot = sc ? set_insert(sc, page >> PAGE_SHIFT) : NULL;
+	bool fresh = false;
+	_Atomic u64 *slot = sc ? set_insert(sc, page >> PAGE_SHIFT, &fresh) : NULL;
+	u32 epoch;
 
 	if (!slot)
 		return false;
 	if (atomic_load(slot) & KEY_SYNCED)
 		return true;
-	mmu_flush_write_tags(vcpu);
-	if (!wait_for_others(vcpu))
+	epoch = atomic_load(&sc->epochs[slot - sc->keys]);
+	if (!epoch)
+		return false; /* whoever is putting it in has not finished */
+	if (atomic_load(&sc->dropped[vcpu->index]) < epoch)
+		mmu_drop_tags_for_code(vcpu);
+	if (!others_dropped(vcpu, sc, epoch, fresh ? SYNC_SPINS : 0))
 		return false;
 	atomic_fetch_or(slot, KEY_SYNCED);
 	return true;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "kvm/trace.h"
+#include "x86/debug.h"
 #include "x86/interp/operand.h"
 #include "x86/ops/descriptor.h"
 #include "x86/ops/io.h"
@@ -81,9 +82,11 @@ static enum exec op_in(struct vcpu *vcpu, const struct insn *insn)
 
 	if (r == EXEC_OK)
 		r = pio_read(vcpu, port, &val, insn->opsize);
-	if (r == EXEC_OK)
-		gpr_write(vcpu, RAX, insn->opsize, false, val);
-	return r;
+	if (r != EXEC_OK)
+		return r;
+	gpr_write(vcpu, RAX, insn->opsize, false, val);
+	debug_check_io_bp(vcpu, port, insn->opsize);
+	return EXEC_OK;
 }
 
 static enum exec op_out(struct vcpu *vcpu, const struct insn *insn)
@@ -93,6 +96,8 @@ static enum exec op_out(struct vcpu *vcpu, const struct insn *insn)
 
 	if (r == EXEC_OK)
 		r = pio_write(vcpu, port, &vcpu->arch.regs[RAX], insn->opsize);
+	if (r == EXEC_OK)
+		debug_check_io_bp(vcpu, port, insn->opsize);
 	/* Clients look at rip when port 0x7e is written, and expect the next instruction's. */
 	if (r == EXEC_EXIT && port == 0x7e &&
 	    !(vcpu->vm->arch.disabled_quirks & KVM_X86_QUIRK_OUT_7E_INC_RIP)) {
@@ -172,12 +177,29 @@ static bool range_in_segment(const struct vcpu *vcpu, const struct string_io *s,
 	return (g->ar & 0xc) != 0x4 && off + len - 1 <= g->limit;
 }
 
+/* Stepped through, or with a breakpoint on a port: one item at a time. */
+static bool is_watched(const struct vcpu *vcpu)
+{
+	return debug_is_stepped(vcpu) || (vcpu->arch.eff_dr7 & 0xff);
+}
+
+/* An item is done and retired: what comes between it and the next. */
+static enum exec after_item(struct vcpu *vcpu, const struct string_io *s, bool more)
+{
+	debug_check_io_bp(vcpu, s->port, s->size);
+	if (!more)
+		return EXEC_OK;
+	if (debug_is_stepped(vcpu))
+		debug_step_trap(vcpu);
+	return vcpu->arch.db_trap ? EXEC_RETRY : EXEC_OK;
+}
+
 /* Items for one exit: all in the page of the first one, no address wraps. va is the first's. */
 static u64 batch_items(const struct vcpu *vcpu, const struct string_io *s, gva_t va)
 {
 	u64 off = va & ~PAGE_MASK, room, n;
 
-	if (!s->rep)
+	if (!s->rep || is_watched(vcpu))
 		return 1;
 	room = vcpu->arch.rflags & X86_EFLAGS_DF ? off + s->size : PAGE_SIZE - off;
 	n = min(s->count, room / s->size);
@@ -235,6 +257,8 @@ static enum exec take_batch(struct vcpu *vcpu, const struct string_io *s)
 	if (r != EXEC_OK)
 		return r;
 	retire(vcpu, s, n);
+	if (is_watched(vcpu))
+		(void)after_item(vcpu, s, s->count > n);
 	return s->count > n ? EXEC_RETRY : EXEC_OK;
 }
 
@@ -323,6 +347,10 @@ static enum exec string_loop(struct vcpu *vcpu, struct string_io *s)
 		retire(vcpu, s, 1);
 		mmio_boundary(vcpu);
 		s->count--;
+		if (is_watched(vcpu))
+			r = after_item(vcpu, s, s->count);
+		if (r != EXEC_OK)
+			return r;
 	}
 	return EXEC_OK;
 }

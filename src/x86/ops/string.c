@@ -127,6 +127,16 @@ static u64 run_length(const struct vcpu *vcpu, const struct insn *insn, gva_t va
 	return min(count, min(in_page, to_wrap));
 }
 
+/* Does the limit alone say what may be accessed? */
+static bool segment_is_plain(const struct segment *s, bool write)
+{
+	unsigned type = s->ar & AR_TYPE;
+
+	if (s->ar & AR_UNUSABLE || (type & 0xc) == 4) /* expand-down */
+		return false;
+	return write ? (type & 0xa) == 2 : (type & 0xa) != 8;
+}
+
 static bool run_pointer(struct vcpu *vcpu, const struct insn *insn, enum seg seg, unsigned reg,
 			bool write, u64 *count, u8 **p)
 {
@@ -136,7 +146,8 @@ static bool run_pointer(struct vcpu *vcpu, const struct insn *insn, enum seg seg
 
 	/* A fault is found again, and reported, by the single iteration that follows. */
 	if (!in_64bit_mode(vcpu) &&
-	    str_reg(vcpu, insn, reg) + *count * insn->opsize - 1 > vcpu->arch.seg[seg].limit)
+	    (!segment_is_plain(&vcpu->arch.seg[seg], write) ||
+	     str_reg(vcpu, insn, reg) + *count * insn->opsize - 1 > vcpu->arch.seg[seg].limit))
 		return false;
 	va = in_64bit_mode(vcpu) ? str_reg(vcpu, insn, reg) + (seg >= SEG_FS ? vcpu->arch.seg[seg].base : 0) :
 				   (u32)(vcpu->arch.seg[seg].base + str_reg(vcpu, insn, reg));
@@ -199,14 +210,6 @@ static u64 stos_run(struct vcpu *vcpu, const struct insn *insn, u64 count)
 typedef enum exec (*str_once_fn)(struct vcpu *vcpu, const struct insn *insn);
 typedef u64 (*str_run_fn)(struct vcpu *vcpu, const struct insn *insn, u64 count);
 
-/* Single-step, the guest's or a debugger's: every iteration is a step. */
-static inline bool str_stepped(const struct vcpu *vcpu)
-{
-	const u32 debugger = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-
-	return (vcpu->arch.rflags & X86_EFLAGS_TF) || (vcpu->guest_debug.control & debugger) == debugger;
-}
-
 /*
  * What Intel's CPUs make of a repetition that ends early, or before it began: flags as before the
  * instruction if it faults, and with 32-bit addresses in 64-bit mode the upper halves of RCX, and of
@@ -236,7 +239,7 @@ static inline enum exec str_repeat_any(struct vcpu *vcpu, const struct insn *ins
 
 		if (!count)
 			return EXEC_OK;
-		if (run && count > 1 && likely(!str_stepped(vcpu)))
+		if (run && count > 1 && likely(!debug_is_stepped(vcpu)))
 			done = run(vcpu, insn, count);
 		if (!done) {
 			r = once(vcpu, insn);
@@ -250,10 +253,8 @@ static inline enum exec str_repeat_any(struct vcpu *vcpu, const struct insn *ins
 			return EXEC_OK;
 		if (count == done)
 			return EXEC_OK;
-		if (unlikely(str_stepped(vcpu))) {
-			vcpu->arch.db_trap = true;
-			vcpu->arch.db_dr6 |= DR6_BS;
-		}
+		if (unlikely(debug_is_stepped(vcpu)))
+			debug_step_trap(vcpu);
 		/* A trap, of a data breakpoint too, comes between two iterations. */
 		if (unlikely(vcpu_has_requests(vcpu)) || unlikely(vcpu->arch.db_trap) ||
 		    unlikely(vcpu->arch.block_abort))

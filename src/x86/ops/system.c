@@ -9,6 +9,7 @@
 
 #include "x86/interp/operand.h"
 #include "x86/ops/descriptor.h"
+#include "x86/smm.h"
 
 static inline enum exec require_cpl0(struct vcpu *vcpu)
 {
@@ -270,6 +271,11 @@ static enum exec op_clzero(struct vcpu *vcpu, const struct insn *insn)
 
 /* ---- waiting ------------------------------------------------------------------------------- */
 
+static enum exec op_rsm(struct vcpu *vcpu, const struct insn *insn)
+{
+	return vcpu->arch.smm ? smm_leave(vcpu) : queue_ud(vcpu);
+}
+
 static enum exec op_hlt(struct vcpu *vcpu, const struct insn *insn)
 {
 	enum exec r = require_cpl0(vcpu);
@@ -394,6 +400,8 @@ static insn_fn system_select(const struct decode_ctx *ctx, struct insn *insn)
 	case ZYDIS_MNEMONIC_MONITOR:
 	case ZYDIS_MNEMONIC_MWAIT: return select_end(insn, op_monitor_mwait);
 	case ZYDIS_MNEMONIC_RSM:
+		insn->flags |= INSN_LEAVE_ENGINE;
+		return select_end(insn, op_rsm);
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:
 	case ZYDIS_MNEMONIC_UD2: return select_end(insn, op_ud);

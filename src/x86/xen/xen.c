@@ -62,8 +62,6 @@ struct xen_vcpu *xen_vcpu_init(struct vcpu *vcpu)
 	xv->vcpu = vcpu;
 	xv->id = vcpu->index;
 	xv->time_info = xv->runstate_addr = KVM_XEN_INVALID_GPA;
-	if (vcpu->vm->timers)
-		vm_timer_init(&xv->timer, vcpu->vm->timers, timer_expired);
 	if (atomic_compare_exchange_strong(&vcpu->arch.xen, &none, xv))
 		return xv;
 	free(xv);
@@ -168,7 +166,7 @@ static int page_check(const struct memslots *slots, const struct xen_page *page)
 
 	if (page->kind == XEN_PAGE_NONE)
 		return 0;
-	if (!host || !host_copy_user(&value, host, 4))
+	if (!host || !host_load32(host, &value))
 		return -EFAULT;
 	return host_cmpxchg(host, 4, &value, value) < 0 ? -EFAULT : 0;
 }
@@ -183,18 +181,17 @@ static int write_wall_clock(struct vm *vm, const struct memslots *slots)
 	u32 rec[3] = { 0, epoch / 1000000000, epoch % 1000000000 }, hi = epoch / 1000000000 >> 32;
 	u8 *at = page + XEN_SHINFO_WALL_CLOCK(wide);
 
-	if (!page || !host_copy_user(rec, at, 4))
+	if (!page || host_copy(rec, at, 4))
 		return -EFAULT;
 	rec[0] = (rec[0] + 1) | 1;
-	if (!host_copy_user(at, rec, 4))
+	if (host_copy(at, rec, 4))
 		return -EFAULT;
 	atomic_signal_fence(memory_order_seq_cst);
-	if (!host_copy_user(at + 4, rec + 1, 8) ||
-	    !host_copy_user(page + XEN_SHINFO_WALL_SEC_HI(wide), &hi, 4))
+	if (host_copy(at + 4, rec + 1, 8) || host_copy(page + XEN_SHINFO_WALL_SEC_HI(wide), &hi, 4))
 		return -EFAULT;
 	atomic_signal_fence(memory_order_seq_cst);
 	rec[0]++;
-	if (!host_copy_user(at, rec, 4))
+	if (host_copy(at, rec, 4))
 		return -EFAULT;
 	vm_make_all_request(vm, KVM_REQ_CLOCK_UPDATE);
 	return 0;
@@ -280,7 +277,11 @@ int vm_xen_set_attr(struct vm *vm, const struct kvm_xen_hvm_attr *attr)
 		return xen_port_set(vm, attr);
 	pthread_mutex_lock(&vm->slots_lock);
 	pthread_mutex_lock(&x->lock);
-	r = vm_set_attr_locked(vm, attr);
+	/* A kick meant for a vCPU this thread has just left is no fault of the client's. */
+	do {
+		host_kicked = false;
+		r = vm_set_attr_locked(vm, attr);
+	} while (r == -EFAULT && host_kicked);
 	pthread_mutex_unlock(&x->lock);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return r;
@@ -342,8 +343,10 @@ static int set_vcpu_info(struct vcpu *vcpu, struct xen_page page)
 	xen_vcpu(vcpu)->info = page;
 	r = page_check(vcpu->slots, &page);
 	pthread_mutex_unlock(&x->lock);
-	if (!r && page.kind)
+	if (!r && page.kind) {
 		vcpu_make_request(vcpu, KVM_REQ_CLOCK_UPDATE);
+		vcpu_make_request(vcpu, KVM_REQ_XEN); /* selectors that had no place before */
+	}
 	return r;
 }
 
@@ -366,6 +369,8 @@ static int set_timer(struct vcpu *vcpu, const struct kvm_xen_vcpu_attr *attr)
 
 	if (attr->u.timer.port && attr->u.timer.priority != KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL)
 		return -EINVAL;
+	if (!xv->timer.owner && vcpu->vm->timers)
+		vm_timer_init(&xv->timer, vcpu->vm->timers, timer_expired);
 	if (!xv->timer.owner) /* no KVM_XEN_HVM_CONFIG before */
 		return attr->u.timer.port ? -EINVAL : 0;
 	xen_timer_stop(vcpu);
@@ -467,7 +472,9 @@ int vcpu_xen_set_attr(struct vcpu *vcpu, const struct kvm_xen_vcpu_attr *attr)
 	if (!xen_vcpu_init(vcpu))
 		return -ENOMEM;
 	guest_access_begin(vcpu, &ga);
-	r = vcpu_set_attr(vcpu, attr);
+	do {
+		r = vcpu_set_attr(vcpu, attr);
+	} while (r == -EFAULT && guest_access_kicked(vcpu, &ga));
 	guest_access_end(vcpu, &ga);
 	return r;
 }
@@ -489,14 +496,17 @@ int vcpu_xen_get_attr(struct vcpu *vcpu, struct kvm_xen_vcpu_attr *attr)
 
 /* ---- clocks ------------------------------------------------------------------------------------------ */
 
-/* The record at host, under the usual protocol of versions. False: not accessible. */
-static bool write_time_record(struct vcpu *vcpu, u8 *host)
+/* The record at off in the page, under the usual protocol of versions. False: not accessible. */
+static bool write_time_record(struct vcpu *vcpu, const struct xen_page *page, u32 off)
 {
+	u8 *host = xen_host(vcpu->slots, page, off);
 	bool unstable = atomic_load(&xen_vm(vcpu->vm)->flags) & KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE;
 	struct time_record rec;
 
 	if (!host || host_copy(&rec, host, sizeof(rec)))
 		return false;
+	if (page->kind == XEN_PAGE_GPA)
+		memslot_mark_dirty(vcpu, memslots_find(vcpu->slots, page->addr >> PAGE_SHIFT), page->addr >> PAGE_SHIFT);
 	rec.version = (rec.version + 1) | 1;
 	if (host_copy(host, &rec.version, 4))
 		return false;
@@ -547,11 +557,11 @@ void xen_clock_update(struct vcpu *vcpu)
 	update_cpuid(vcpu);
 	pthread_mutex_lock(&x->lock);
 	if (xv->info.kind)
-		ok = write_time_record(vcpu, xen_host(vcpu->slots, &xv->info, XEN_VCPU_INFO_TIME));
+		ok = write_time_record(vcpu, &xv->info, XEN_VCPU_INFO_TIME);
 	pthread_mutex_unlock(&x->lock);
 	time.addr = xv->time_info;
 	if (ok && xv->time_info != KVM_XEN_INVALID_GPA)
-		ok = write_time_record(vcpu, xen_host(vcpu->slots, &time, 0));
+		ok = write_time_record(vcpu, &time, 0);
 	if (!ok && host_kicked) {
 		host_kicked = false;
 		vcpu_make_request(vcpu, KVM_REQ_CLOCK_UPDATE);

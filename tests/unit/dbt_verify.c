@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the verifier of translated code lets pass and what it does not: short blocks, written as the
+ * translator would write them, and the same with one thing wrong each.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "x86/dbt/verify.h"
+
+#define NR_SITES 10u
+#define NR_EXITS 10u
+#define BEGIN 1024u
+#define EXIT_SLOT 64u
+#define EXIT_HOST 128u
+#define EXIT_INDIRECT 192u
+#define SLOW 256u
+#define LOAD_VEC 320u
+#define STUB_BAD 70u
+
+static struct vcpu *vcpu;
+static struct dbt *d;
+static struct emit *e;
+static u32 cold_field;	/* distance that is to lead to the slow path */
+
+static s32 tag(bool write)
+{
+	return write ? offsetof(struct mmu, tlbs[0].write) : offsetof(struct mmu, tlbs[0].read);
+}
+
+static s32 delta(unsigned ctx)
+{
+	return offsetof(struct mmu, tlbs[0].delta) + ctx * sizeof(struct tlb);
+}
+
+static void row(void)
+{
+	d->faults[d->nr_faults++].at = e->at;
+}
+
+/* T0 = offset of rax + disp in its page, T1 = entry */
+static void look_up(s32 disp, bool write)
+{
+	put_lea(e, T0, MEM_BASE(RAX, disp));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(write)));
+}
+
+static void compare(unsigned size)
+{
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - size);
+	put_jcc(e, CC_A, 0);
+	cold_field = e->at - 4;
+}
+
+static void check(s32 disp, unsigned size, bool write)
+{
+	look_up(disp, write);
+	compare(size);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+}
+
+static struct hmem operand(s32 disp)
+{
+	return MEM_SIB(RAX, T1, 0, disp);
+}
+
+/* ---- blocks that are right ----------------------------------------------------------------- */
+
+static void empty(void)
+{
+}
+
+static void load(void)
+{
+	check(8, 8, false);
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void store(void)
+{
+	check(8, 8, true);
+	row();
+	put_store(e, operand(8), RCX);
+}
+
+static void load_under_write_tag(void)
+{
+	check(8, 8, true);
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+/* One look-up for three accesses. */
+static void coalesced(void)
+{
+	check(16, 24, true);
+	row();
+	put_load(e, RCX, operand(16));
+	row();
+	put_store(e, operand(24), RCX);
+	row();
+	put_store(e, operand(32), RCX);
+}
+
+/* As pushes would do: the base moves, the delta stays. */
+static void moving_base(void)
+{
+	check(-16, 16, true);
+	put_lea(e, RAX, MEM_BASE(RAX, -8));
+	row();
+	put_store(e, operand(0), RCX);
+	put_lea(e, RAX, MEM_BASE(RAX, -8));
+	row();
+	put_store(e, operand(0), RCX);
+}
+
+/* The delta is kept in the frame meanwhile. */
+static void kept_delta(void)
+{
+	check(8, 8, false);
+	put_store(e, SLOT(FRAME_TMP0), T1);
+	put_mov(e, T1, RDX);
+	put_load(e, T1, SLOT(FRAME_TMP0));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void by_pointer(void)
+{
+	look_up(8, false);
+	compare(8);
+	put_rm(e, W8, 0x2b, T0, MEM_GS(T1, tag(false)));
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, MEM_BASE(T0, 0));
+}
+
+static void constant_address(void)
+{
+	u32 at = tlb_index(0x7654321000) * 8;
+
+	put_mov_imm(e, T0, 0x7654321000);
+	put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, tag(false) + at));
+	compare(8);
+	put_mov_imm(e, T0, 0x7654321000);
+	put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, delta(0) + at));
+	row();
+	put_load(e, RCX, MEM_BASE(T0, 0));
+}
+
+static void frame(void)
+{
+	put_load(e, RAX, SLOT(FRAME_R13));
+	put_store(e, SLOT(FRAME_R13 + 16), RAX);
+}
+
+static void vcpu_fields(void)
+{
+	put_load(e, T1, SLOT(FRAME_VCPU));
+	put_alu_mem_imm(e, W4, 1, MEM_BASE(T1, offsetof(struct vcpu, arch.rflags)), X86_EFLAGS_IF);
+	put_mov_imm(e, T0, (u64)&vcpu->arch.mmu->tlbs[TLB_KERNEL_AC]);
+	put_store(e, MEM_BASE(T1, offsetof(struct vcpu, arch.tlb)), T0);
+}
+
+static void call_slow(void)
+{
+	put_mov_imm(e, T0, NR_SITES - 1);
+	put_call(e, SLOW);
+}
+
+/* The delta is looked up again after a handler: the ways meet with different names. moved: not by as much. */
+static void meet(s32 moved)
+{
+	u32 slow, join;
+
+	check(8, 16, true);
+	slow = cold_field;
+	put_lea(e, RAX, MEM_BASE(RAX, 8));
+	put_jmp(e, 0);
+	join = e->at - 4;
+	patch_rel32(e, slow, e->at);
+	call_slow();
+	check(8 - moved, 16, true);
+	patch_rel32(e, join, e->at);
+	row();
+	put_load(e, RCX, operand(0));
+}
+
+static void ways_meet(void)
+{
+	meet(8);
+}
+
+/* ---- and what is wrong with these ------------------------------------------------------------------ */
+
+static void no_check(void)
+{
+	look_up(8, false);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void check_after(void)
+{
+	look_up(8, false);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+	compare(8);
+}
+
+static void too_small(void)
+{
+	check(8, 4, false);
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void beyond(void)
+{
+	check(8, 8, false);
+	row();
+	put_load(e, RCX, operand(9));
+}
+
+static void before(void)
+{
+	check(8, 8, false);
+	row();
+	put_load(e, RCX, operand(7));
+}
+
+static void wrong_condition(void)
+{
+	look_up(8, false);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
+	put_jcc(e, CC_BE, 0);
+	cold_field = e->at - 4;
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void narrow_compare(void)
+{
+	look_up(8, false);
+	put_alu_imm(e, W4, 7, T0, PAGE_SIZE - 8);
+	put_jcc(e, CC_A, 0);
+	cold_field = e->at - 4;
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void store_under_read_tag(void)
+{
+	check(8, 8, false);
+	row();
+	put_store(e, operand(8), RCX);
+}
+
+static void other_context(void)
+{
+	look_up(8, false);
+	compare(8);
+	put_load(e, T1, MEM_GS(T1, delta(TLB_USER)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void base_changed(void)
+{
+	check(8, 8, false);
+	put_rr(e, W8, 0x01, RCX, RAX);
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void index_changed(void)
+{
+	look_up(8, false);
+	compare(8);
+	put_alu_imm(e, W8, 0, T1, 8);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void unmasked_index(void)
+{
+	put_lea(e, T0, MEM_BASE(RAX, 8));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(false)));
+}
+
+/* A handler may have changed registers and TLB. */
+static void checked_before_call(void)
+{
+	check(8, 8, false);
+	call_slow();
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+/* There is a way around the check. */
+static void around(void)
+{
+	u32 over;
+
+	put_rr(e, W8, 0x85, RCX, RCX);
+	put_jcc(e, CC_E, 0);
+	over = e->at - 4;
+	check(8, 8, false);
+	patch_rel32(e, over, e->at);
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void ways_meet_apart(void)
+{
+	meet(16);
+}
+
+static void no_row(void)
+{
+	check(8, 8, false);
+	put_load(e, RCX, operand(8));
+}
+
+static void plain_pointer(void)
+{
+	row();
+	put_load(e, RCX, MEM_BASE(RAX, 0));
+}
+
+static void absolute(void)
+{
+	row();
+	put_load(e, RCX, (struct hmem){ .base = NOREG, .index = NOREG, .disp = 0x1000 });
+}
+
+static void client_gs(void)
+{
+	put_load(e, RCX, MEM_GS(NOREG, offsetof(struct mmu, last_slot)));
+}
+
+static void store_tag(void)
+{
+	put_store(e, MEM_GS(NOREG, tag(true)), RCX);
+}
+
+static void outside_frame(void)
+{
+	put_load(e, RCX, SLOT(FRAME_SIZE));
+}
+
+static void frame_vcpu(void)
+{
+	put_store(e, SLOT(FRAME_VCPU), RCX);
+}
+
+static void host_stack(void)
+{
+	put_alu_imm(e, W8, 5, RSP, 8);
+}
+
+static void push(void)
+{
+	put8(e, 0x50);
+}
+
+static void vcpu_other_field(void)
+{
+	put_load(e, T1, SLOT(FRAME_VCPU));
+	put_load(e, RCX, MEM_BASE(T1, offsetof(struct vcpu, run)));
+}
+
+static void vcpu_other_tlb(void)
+{
+	put_load(e, T1, SLOT(FRAME_VCPU));
+	put_mov_imm(e, T0, (u64)&vcpu->arch.mmu->tlbs[1] + 8);
+	put_store(e, MEM_BASE(T1, offsetof(struct vcpu, arch.tlb)), T0);
+}
+
+static void leaked_register(void)
+{
+	put_load(e, RDX, SLOT(FRAME_VCPU));
+}
+
+static void leaked_slot(void)
+{
+	check(8, 8, false);
+	put_store(e, SLOT(FRAME_R13), T1);
+}
+
+static void leaked_memory(void)
+{
+	check(8, 8, true);
+	row();
+	put_store(e, operand(8), T1);
+}
+
+static void site_out_of_bounds(void)
+{
+	put_mov_imm(e, T0, NR_SITES);
+	put_call(e, SLOW);
+}
+
+static void site_from_guest(void)
+{
+	put_mov(e, T0, RAX);
+	put_call(e, SLOW);
+}
+
+static void call_unknown(void)
+{
+	put_call(e, STUB_BAD);
+}
+
+static void jump_register(void)
+{
+	put_rr(e, W4, 0xff, 4, RAX);
+}
+
+static void jump_entry_not_compared(void)
+{
+	put_rm(e, W4, 0xff, 4, MEM_GS(NOREG, offsetof(struct mmu, jumps) + 16));
+}
+
+static void middle_of_instruction(void)
+{
+	put_jcc(e, CC_E, e->at + 8);
+	put_mov_imm(e, RCX, 0x1122334455667788);
+}
+
+#define BYTES(name, ...)                                        \
+	static void name(void)                                  \
+	{                                                       \
+		static const u8 bytes[] = { __VA_ARGS__ };      \
+		for (unsigned i = 0; i < sizeof(bytes); i++)    \
+			put8(e, bytes[i]);                      \
+	}
+BYTES(insn_syscall, 0x0f, 0x05)
+BYTES(insn_int, 0xcd, 0x80)
+BYTES(insn_ud2, 0x0f, 0x0b)
+BYTES(insn_wrfsbase, 0xf3, 0x48, 0x0f, 0xae, 0xd0)
+BYTES(insn_mov_fs, 0x8e, 0xe0)
+BYTES(insn_xrstor, 0x0f, 0xae, 0x2c, 0x24)
+BYTES(insn_movsb, 0xf3, 0xa4)
+BYTES(insn_std, 0xfd)
+BYTES(insn_fs_operand, 0x64, 0x48, 0x8b, 0x04, 0x24)
+BYTES(insn_rip_relative, 0x48, 0x8b, 0x05, 0, 0, 0, 0)
+BYTES(insn_clzero, 0x0f, 0x01, 0xfc)
+BYTES(insn_evex, 0x62, 0xf1, 0x7c, 0x48, 0x10, 0x04, 0x24)
+BYTES(insn_gather, 0xc4, 0xe2, 0xf1, 0x90, 0x04, 0x04)
+BYTES(insn_bts_frame, 0x48, 0x0f, 0xab, 0x44, 0x24, 0x38)
+BYTES(insn_pop_rsp, 0x5c)
+BYTES(insn_ret, 0xc3)
+BYTES(insn_not_one, 0x06)
+
+/* ---- the table --------------------------------------------------------------------------------------- */
+
+static const struct {
+	const char *name;
+	void (*body)(void);
+	bool ok;
+} cases[] = {
+#define GOOD(f) { #f, f, true }
+#define BAD(f) { #f, f, false }
+	GOOD(empty), GOOD(load), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
+	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(vcpu_fields), GOOD(call_slow),
+	GOOD(ways_meet), BAD(ways_meet_apart),
+	BAD(no_check), BAD(check_after), BAD(too_small), BAD(beyond), BAD(before), BAD(wrong_condition),
+	BAD(narrow_compare), BAD(store_under_read_tag), BAD(other_context), BAD(base_changed), BAD(index_changed),
+	BAD(unmasked_index), BAD(checked_before_call), BAD(around), BAD(no_row), BAD(plain_pointer), BAD(absolute),
+	BAD(client_gs), BAD(store_tag), BAD(outside_frame), BAD(frame_vcpu), BAD(host_stack), BAD(push),
+	BAD(vcpu_other_field), BAD(vcpu_other_tlb), BAD(leaked_register), BAD(leaked_slot), BAD(leaked_memory),
+	BAD(site_out_of_bounds), BAD(site_from_guest), BAD(call_unknown), BAD(jump_register),
+	BAD(jump_entry_not_compared), BAD(middle_of_instruction),
+	BAD(insn_syscall), BAD(insn_int), BAD(insn_ud2), BAD(insn_wrfsbase), BAD(insn_mov_fs), BAD(insn_xrstor),
+	BAD(insn_movsb), BAD(insn_std), BAD(insn_fs_operand), BAD(insn_rip_relative), BAD(insn_clzero), BAD(insn_evex),
+	BAD(insn_gather), BAD(insn_bts_frame), BAD(insn_pop_rsp), BAD(insn_ret), BAD(insn_not_one),
+};
+
+/* body, exit, slow path */
+static bool verify(void (*body)(void), const char **why)
+{
+	struct dbt_block b;
+
+	d->nr_faults = 0;
+	cold_field = 0;
+	e->at = BEGIN;
+	body();
+	put_mov_imm(e, T0, NR_EXITS - 1);
+	put_jmp(e, EXIT_SLOT);
+	if (cold_field)
+		patch_rel32(e, cold_field, e->at);
+	for (u32 i = 0; i < d->nr_faults; i++)
+		d->faults[i].stub = e->at;
+	b = (struct dbt_block){ .main = BEGIN, .slot = BEGIN, .slot_poll = BEGIN, .host = BEGIN, .host_poll = BEGIN,
+				.leave = e->at };
+	put_mov_imm(e, T0, 0);
+	put_call(e, SLOW);
+	put_mov_imm(e, T0, 0);
+	put_jmp(e, EXIT_HOST);
+	b.code_end = e->at;
+	return dbt_verify(vcpu, d, &b, BEGIN, why);
+}
+
+static void test_cases(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		const char *why = NULL;
+		bool ok = verify(cases[i].body, &why);
+
+		if (ok != cases[i].ok)
+			print_error("%s: %s\n", cases[i].name, ok ? "accepted" : why);
+		assert_int_equal(ok, cases[i].ok);
+	}
+}
+
+static int setup(void **state)
+{
+	vcpu = calloc(1, (sizeof(*vcpu) + 63) & ~63ul);
+	d = calloc(1, sizeof(*d));
+	assert_int_equal(mmu_create(vcpu), 0);
+	d->faults = calloc(64, sizeof(*d->faults));
+	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
+	d->sites = calloc(NR_SITES, sizeof(*d->sites));
+	assert_int_equal(codemem_init(&d->mem, 128 << 10), 0);
+	d->emit = (struct emit){ .base = d->mem.rw, .at = BEGIN, .end = d->mem.size };
+	e = &d->emit;
+	d->nr_sites = NR_SITES;
+	d->nr_exits = NR_EXITS;
+	d->code_start = BEGIN;
+	d->exit_slot = EXIT_SLOT;
+	d->exit_host = EXIT_HOST;
+	d->exit_indirect = EXIT_INDIRECT;
+	d->slow = SLOW;
+	d->load_vec = LOAD_VEC;
+	vcpu->arch.dbt = d;
+	assert_int_equal(dbt_verifier_create(vcpu, d), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	dbt_verifier_destroy(d);
+	codemem_free(&d->mem);
+	free(d->faults);
+	free(d->pages);
+	free(d->sites);
+	free(d);
+	mmu_destroy(vcpu);
+	free(vcpu);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cases),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
