@@ -15,7 +15,7 @@ V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -fno-strict-aliasing -fPIC \
+CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-gnu-variable-sized-type-not-at-end -fno-strict-aliasing -fPIC \
 	-fvisibility=hidden -mno-red-zone -pthread -D_GNU_SOURCE -DSOFTKVM_VERSION='"$(VERSION)"'
 CPPFLAGS += -Isrc -Iinclude
 LDLIBS := -lZydis -lZycore -lpthread -ldl

@@ -132,6 +132,8 @@ void mmu_flush_all(struct vcpu *vcpu);		/* every entry */
 void mmu_flush_nonglobal(struct vcpu *vcpu);	/* a load of CR3 */
 /* Is the code page at va, just fetched by mmu_fetch_page(), mapped globally? */
 bool mmu_fetch_is_global(struct vcpu *vcpu, gva_t va);
+/* The host's address of the code page at va if it has been fetched from lately, else NULL. Raises nothing. */
+const u8 *mmu_fetched_page(struct vcpu *vcpu, gva_t va);
 void mmu_flush_page(struct vcpu *vcpu, gva_t va);	/* INVLPG */
 void mmu_flush_write_tags(struct vcpu *vcpu);
 /* This page now holds code this vCPU has decoded: stores there must take the slow path. */

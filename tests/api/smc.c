@@ -66,6 +66,18 @@ GUEST_CODE(by_alias, "xor %ebx, %ebx; mov $1000, %ecx; mov $0x110000, %edi; mov 
 GUEST_CODE(opcode, "xor %ebx, %ebx; mov $2000, %ecx; 1: xorb $0x28, 2f+2(%rip); cmp %ecx, %ecx\n"
 		   "2: add $1, %bx; dec %ecx; jnz 1b; hlt");
 
+/* An instruction on two pages: its constant on the second, and on both. */
+#define ACROSS(head)                                                                                       \
+	"0: xor %ebx, %ebx; mov $1000, %ecx; 1: mov %ecx, 3f(%rip); .byte 0xe9; .long 2f - . - 4\n"        \
+	".skip 4096 - " head " - (. - 0b); 2: .byte 0x81, 0xc3; 3: .long 0; dec %ecx; jnz 1b; hlt"
+GUEST_CODE(across_2, ACROSS("2"));
+GUEST_CODE(across_4, ACROSS("4"));
+/* Its second page is now this one and now that: 1000 times 1 and 1000 times 2. */
+GUEST_CODE(across_remap, "xor %ebx, %ebx; mov $1000, %ecx\n"
+			 "1: mov %ecx, %eax; and $1, %eax; shl $21, %eax; add $0x400083, %eax; mov %rax, 0x3008\n"
+			 "mov $0x200000, %edx; invlpg (%rdx); mov $0x1ffffe, %edx; call *%rdx; call *%rdx\n"
+			 "dec %ecx; jnz 1b; hlt");
+
 static void alias(struct kvmtest *t)
 {
 	*(uint64_t *)(t->mem + 0x2008) = 0x3000 | 7;
@@ -93,6 +105,18 @@ static void sum_of(const char *name, const uint8_t *code, size_t len)
 }
 
 #define SUM_OF(name) sum_of(#name, name, GUEST_LEN(name))
+
+static void test_across_remap(void)
+{
+	static const uint8_t head[] = { 0x81, 0xc3 }; /* add $n, %ebx; ret */
+	struct kvmtest t = open_guest(across_remap, GUEST_LEN(across_remap));
+
+	memcpy(t.mem + 0x1ffffe, head, 2);
+	memcpy(t.mem + 0x400000, "\1\0\0\0\xc3", 5);
+	memcpy(t.mem + 0x600000, "\2\0\0\0\xc3", 5);
+	CHECK_EQ((uint32_t)run(&t).rbx, 3000);
+	kvmtest_done(&t);
+}
 
 static void test_opcode(void)
 {
@@ -249,6 +273,9 @@ static void all(void)
 	SUM_OF(by_vector);
 	SUM_OF(by_push);
 	SUM_OF(backwards);
+	SUM_OF(across_2);
+	SUM_OF(across_4);
+	test_across_remap();
 	SUM_OF(other_page);
 	SUM_OF(by_alias);
 	test_opcode();

@@ -145,7 +145,7 @@ enum exec mmu_fetch_page(struct vcpu *v, gva_t va, gpa_t *page_gpa, u8 **host)
 	return EXEC_OK;
 }
 
-void mmu_mark_code_page(struct vcpu *v, gpa_t page)
+void mmu_mark_code_page(struct vcpu *v, gpa_t page, enum code_user user)
 {
 }
 

@@ -234,6 +234,15 @@ static bool page_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start,
 	return any;
 }
 
+void dbt_drop(struct vcpu *vcpu, gpa_t gpa)
+{
+	struct dbt_page *page = dbt_page_find(vcpu->arch.dbt, gpa & PAGE_MASK);
+	u64 off = gpa & ~PAGE_MASK;
+
+	if (page)
+		page_invalidate(vcpu, page, off, off + 1, NULL);
+}
+
 /* ---- pages ------------------------------------------------------------------------- */
 
 static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
@@ -257,7 +266,7 @@ struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
 	return p && p->marked ? p : NULL;
 }
 
-static enum exec access_failed(void)
+enum exec dbt_access_failed(void)
 {
 	if (host_kicked) {
 		host_kicked = false;
@@ -276,7 +285,7 @@ static bool page_mark(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, 
 	if (d->many_vcpus && !mmu_share_code_page(vcpu, page->gpa))
 		return false; /* the interpreter can do without */
 	if (host_copy(page->bytes, host, PAGE_SIZE)) {
-		*r = access_failed();
+		*r = dbt_access_failed();
 		return false;
 	}
 	page->verified = d->generation;
@@ -315,13 +324,13 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool
 		return page;
 	differs = host_compare(page->bytes, host, PAGE_SIZE);
 	if (differs < 0) {
-		*r = access_failed();
+		*r = dbt_access_failed();
 		return NULL;
 	}
 	if (differs) {
 		page_invalidate(vcpu, page, 0, PAGE_SIZE, host);
 		if (host_copy(page->bytes, host, PAGE_SIZE)) {
-			*r = access_failed();
+			*r = dbt_access_failed();
 			return NULL;
 		}
 	}

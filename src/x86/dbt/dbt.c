@@ -43,25 +43,55 @@ static u64 gs_swap(u64 base)
 
 /* ---- the call of a handler ---------------------------------------------------------------- */
 
+/* The bytes on the next page of an instruction on two. */
+static enum exec check_tail(struct vcpu *vcpu, const struct dbt_site *s)
+{
+	gpa_t gpa;
+	u8 *host;
+	enum exec r = mmu_fetch_page(vcpu, dbt_next_page(vcpu, s->rip), &gpa, &host);
+	int differs;
+
+	if (r != EXEC_OK)
+		return r;
+	differs = host_compare(s->tail, host, s->insn.len - s->head);
+	if (likely(!differs))
+		return EXEC_OK;
+	if (differs < 0)
+		return dbt_access_failed();
+	/* Translated anew, from what is there now. */
+	r = mmu_fetch_page(vcpu, s->rip, &gpa, &host);
+	if (r != EXEC_OK)
+		return r;
+	dbt_drop(vcpu, gpa | (s->rip & ~PAGE_MASK));
+	return EXEC_RETRY;
+}
+
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 {
 	struct vcpu_arch *a = &vcpu->arch;
 	struct dbt *d = a->dbt;
 	const struct dbt_site *s = &d->sites[site];
+	const u32 mode_key = a->mode_key;
 	enum exec r = EXEC_RETRY;
 
 	a->rip = s->rip;
 	vcpu->stat.dbt_slow_calls++;
-	if (likely(!d->abort_access))
-		r = s->insn.fn(vcpu, &s->insn);
+	if (likely(!d->abort_access)) {
+		r = likely(!s->head) ? EXEC_OK : check_tail(vcpu, s);
+		if (likely(r == EXEC_OK))
+			r = s->insn.fn(vcpu, &s->insn);
+	}
 	d->abort_access = false;
 	if (r == EXEC_OK || r == EXEC_END || r == EXEC_BRANCH)
 		mmio_boundary(vcpu);
 	if (likely(r == EXEC_OK)) {
 		bool stale = unlikely(a->mmu->nr_code_stores) && dbt_take_code_stores(vcpu);
 
-		/* A request may say that code changed, and this instruction may have been the one to wait for it. */
-		if (likely(!stale && a->tlb == s->tlb && !vcpu_has_requests(vcpu)))
+		/*
+		 * A request may say that code changed, and this instruction may have been the one to wait for it.
+		 * The mode changes without a word where 32-bit code loads DS to GS: what follows is for flat ones.
+		 */
+		if (likely(!stale && a->tlb == s->tlb && a->mode_key == mode_key && !vcpu_has_requests(vcpu)))
 			return DBT_CALL_DONE;
 	}
 	if (r == EXEC_OK || r == EXEC_END)

@@ -17,6 +17,7 @@
 
 #include "host/host.h"
 #include "x86/dbt/emit.h"
+#include "x86/decode/decode.h"
 #include "x86/interp/insn.h"
 
 #define T0 R14
@@ -44,6 +45,8 @@ struct dbt_site {
 	struct insn insn;
 	u64 rip;
 	struct tlb *tlb;	/* the context it was translated for */
+	u8 head;		/* bytes before the end of the page if it goes on on the next, else 0 */
+	u8 tail[INSN_MAX_LEN];	/* what was there */
 };
 
 /* A way out of a block to a known address. */
@@ -154,6 +157,16 @@ struct dbt {
 enum dbt_exit_kind { DBT_DIRECT, DBT_INDIRECT, DBT_LEAVE };
 /* What dbt_call_insn() returns. */
 enum dbt_call { DBT_CALL_DONE, DBT_CALL_LEAVE };
+
+/* The address of the page after the one that va is on. */
+static inline gva_t dbt_next_page(const struct vcpu *vcpu, gva_t va)
+{
+	return ((va & PAGE_MASK) + PAGE_SIZE) & ip_mask(vcpu);
+}
+/* cache.c: drop the translations with bytes at gpa. */
+void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
+/* cache.c: what a host_copy() or host_compare() that failed means. */
+enum exec dbt_access_failed(void);
 
 /* stubs.c: the code before the first block. */
 void dbt_emit_common(struct dbt *d);

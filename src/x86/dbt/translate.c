@@ -180,7 +180,7 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 		return false;
 	for (unsigned i = 0; high8 && i < zi->operand_count; i++)
 		if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetLargestEnclosing(zi->machine_mode, t->ops[i].reg.value) == ZYDIS_REGISTER_RSP)
+		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, t->ops[i].reg.value) == ZYDIS_REGISTER_RSP)
 			return false;
 	t->int_class = class == INT;
 	t->vec |= class == VEC && uses_mxcsr(zi);
@@ -192,10 +192,11 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 /* A shift by a count that may be zero leaves all flags alone. */
 static bool may_keep_flags(const struct tinsn *t)
 {
-	const ZydisDecodedOperand *count = &t->ops[t->zi.operand_count_visible - 1];
+	const ZydisDecodedOperand *count;
 
 	if (t->zi.meta.category != ZYDIS_CATEGORY_SHIFT && t->zi.meta.category != ZYDIS_CATEGORY_ROTATE)
 		return false;
+	count = &t->ops[t->zi.operand_count_visible - 1];
 	return count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || t->zi.operand_count_visible < 2 ||
 	       !(count->imm.value.u & (t->zi.operand_width == 64 ? 63 : 31));
 }
@@ -225,7 +226,10 @@ static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 	bool reg = t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	bool imm = t->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
-	if (!near || (imm && t->zi.mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target)))
+	/* VEX ones (JKZD) are nobody's. */
+	if (!near || t->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return K_HANDLER;
+	if (imm && t->zi.mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target))
 		return K_HANDLER;
 	if (code32(t) && t->insn.opsize != 4)
 		return K_HANDLER;
@@ -312,8 +316,10 @@ static enum kind classify(struct trans *tr, struct tinsn *t)
 	default:
 		break;
 	}
+	/* CLFLUSH and its kin do nothing, but may fault. */
 	if (allowed[t->zi.mnemonic] == NOP)
-		return K_NOP;
+		return t->zi.mnemonic == ZYDIS_MNEMONIC_CLFLUSH || t->zi.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT ||
+		       t->zi.mnemonic == ZYDIS_MNEMONIC_CLWB ? K_HANDLER : K_NOP;
 	return native_form(tr, t) ? K_NATIVE : K_HANDLER;
 }
 
@@ -361,6 +367,17 @@ static void tinsn_init(struct trans *tr, struct tinsn *t)
 					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFD));
 }
 
+static void make_handler(struct tinsn *t)
+{
+	t->kind = K_HANDLER;
+	t->mem = NULL;
+	t->nr_homed = 0;
+	t->vec = t->may_fault = false;
+	t->reads = FLAGS_ALL;
+	t->writes = 0;
+	t->end = true;
+}
+
 static void decode_block(struct trans *tr, const struct dbt_page *page)
 {
 	unsigned off = tr->va & ~PAGE_MASK;
@@ -386,13 +403,37 @@ static void decode_block(struct trans *tr, const struct dbt_page *page)
 	/* What follows STI runs before an interrupt is taken: both or none. */
 	while (tr->nr && tr->insns[tr->nr - 1].kind == K_STI) {
 		if (tr->nr == 1) {
-			tr->insns[0].kind = K_HANDLER;
-			tr->insns[0].reads = FLAGS_ALL;
-			tr->insns[0].end = true;
+			make_handler(&tr->insns[0]);
 			break;
 		}
 		tr->nr--;
 	}
+}
+
+/*
+ * An instruction that goes on on the next page is a block of its own, and its handler's: nobody watches that page
+ * for it, so its bytes there are looked at each time (dbt_call_insn()).
+ */
+static void decode_across(struct trans *tr, const struct dbt_page *page)
+{
+	unsigned head = PAGE_SIZE - (tr->va & ~PAGE_MASK);
+	u8 *bytes = tr->d->scratch->bytes;
+	struct tinsn *t = &tr->insns[0];
+	const u8 *host = mmu_fetched_page(tr->vcpu, dbt_next_page(tr->vcpu, tr->va));
+
+	if (head >= INSN_MAX_LEN || tr->d->diff || !host)
+		return;
+	memcpy(bytes, page->bytes + PAGE_SIZE - head, head);
+	if (host_copy(bytes + head, host, INSN_MAX_LEN - head))
+		return;
+	t->bytes = bytes;
+	t->rip = tr->va;
+	if (!decode_insn_full(tr->vcpu, bytes, INSN_MAX_LEN, &t->insn, &t->zi, t->ops) || t->insn.len <= head)
+		return;
+	tinsn_init(tr, t);
+	make_handler(t);
+	tr->head = head;
+	tr->nr = 1;
 }
 
 static void find_live_flags(struct trans *tr)
@@ -478,6 +519,9 @@ static u32 site_new(struct trans *tr, const struct tinsn *t)
 	s->insn = t->insn;
 	s->rip = t->rip;
 	s->tlb = &tr->vcpu->arch.mmu->tlbs[tr->ctx];
+	s->head = tr->head;
+	if (tr->head)
+		memcpy(s->tail, t->bytes + tr->head, t->insn.len - tr->head);
 	return tr->d->nr_sites++;
 }
 
@@ -729,14 +773,13 @@ struct ea {
 static struct ea ea_of(const struct tinsn *t)
 {
 	const ZydisDecodedOperandMem *m = &t->mem->mem;
-	struct ea ea = { .disp = m->disp.value, .seg = seg_from_zydis(m->segment) };
-	bool high8;
+	struct ea ea = { .disp = t->insn.disp, .seg = seg_from_zydis(m->segment) };
 
 	ea.addr32 = t->zi.address_width == 32;
 	ea.flat32 = code32(t);
 	ea.scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
-	ea.base = gpr_from_zydis(m->base, &high8);
-	ea.index = gpr_from_zydis(m->index, &high8);
+	ea.base = t->insn.base;
+	ea.index = t->insn.index;
 	if (m->base == ZYDIS_REGISTER_RIP) {
 		ea.base = NOREG;
 		ea.disp += t->rip + t->insn.len;
@@ -1475,6 +1518,8 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 
 	decode_block(&tr, page);
 	if (!tr.nr)
+		decode_across(&tr, page);
+	if (!tr.nr)
 		return NULL;
 	find_live_flags(&tr);
 	plan_ranges(&tr);
@@ -1486,14 +1531,14 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 		.mode_key = vcpu->arch.mode_key,
 		.ctx = ctx,
 		.narrow = narrow,
-		.len = last->rip + last->insn.len - va,
+		.len = tr.head ? tr.head : last->rip + last->insn.len - va,
 	};
 	b->first_exit = d->nr_exits;
 	emit_block(&tr, b);
 	b->end_exit = d->nr_exits;
 	/* One that is refused may be worth a look. */
 	if (dump_wanted(va, b->len))
-		dump_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), d->scratch->starts, tr.nr);
+		dump_block(vcpu, b, tr.insns[0].bytes, d->scratch->starts, tr.nr);
 	if (unlikely(d->verifier) && !dbt_verify_new(vcpu, b, begin))
 		return NULL;
 	if (unlikely(d->diff))

@@ -56,6 +56,7 @@ struct cold {
 struct dbt_scratch {
 	struct tinsn insns[DBT_BLOCK_INSNS + 1];
 	struct cold cold[4 * DBT_BLOCK_INSNS];
+	u8 bytes[INSN_MAX_LEN];		/* of an instruction on two pages */
 	u32 starts[DBT_BLOCK_INSNS + 2];	/* code offsets of the instructions, for who wants to look at them */
 };
 
@@ -75,6 +76,7 @@ struct trans {
 	unsigned nr_ranges;
 	struct range ranges[DBT_BLOCK_INSNS + 1];
 	unsigned retired;	/* instructions before what is emitted now, the present one included */
+	u8 head;		/* struct dbt_site's */
 	s8 t1_range;		/* T1 holds this one's difference, -1: nobody's */
 };
 

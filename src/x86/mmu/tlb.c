@@ -348,6 +348,14 @@ struct memslot *mmu_find_slot(struct vcpu *vcpu, gpa_t gpa)
 	return slot;
 }
 
+const u8 *mmu_fetched_page(struct vcpu *vcpu, gva_t va)
+{
+	struct tlb *tlb = &vcpu->arch.mmu->tlbs[vcpu->arch.cpl == 3 ? TLB_USER : TLB_KERNEL];
+	struct tlb_fetch *f = &tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)];
+
+	return f->tag == (va & PAGE_MASK) ? f->host : NULL;
+}
+
 enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host)
 {
 	struct tlb *tlb = &vcpu->arch.mmu->tlbs[vcpu->arch.cpl == 3 ? TLB_USER : TLB_KERNEL];
