@@ -181,7 +181,7 @@ static int describe_softkvm(void)
 		printf("  It does not work here: %s.\n", strerror(errno));
 		return 1;
 	}
-	printf("  Engines: interpreter, and a translator (SOFTKVM_ENGINE=dbt). Guests: x86-64, up to %d virtual CPUs a VM.\n",
+	printf("  Engines: a translator, and an interpreter (SOFTKVM_ENGINE=interp). Guests: x86-64, up to %d virtual CPUs a VM.\n",
 	       softkvm_ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS));
 	print_features(kvm);
 	printf("  Preload object: %s\n", preload);

@@ -61,6 +61,10 @@ boot split 400 "quiet" -cpu host -no-reboot -machine pc,kernel-irqchip=split
 check "split irqchip: powers off" has "softkvm-guest: powering off"
 check "split irqchip: kernel log clean" clean
 
+SOFTKVM_ENGINE=interp boot interp 600 "quiet" -cpu host -no-reboot
+check "interpreter: powers off" has "softkvm-guest: powering off"
+check "interpreter: kernel log clean" clean
+
 # With KVM's own leaves hidden Linux takes the machine for Hyper-V: its clock, timers, IPIs and TLB flushes.
 hv="hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-ipi,hv-tlbflush,hv-runtime"
 hv="$hv,hv-reset,hv-crash,hv-frequencies,hv-reenlightenment,hv-spinlocks=0xfff"

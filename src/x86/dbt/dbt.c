@@ -293,15 +293,24 @@ static enum exec dispatch(struct vcpu *vcpu)
 
 /* ---- for the run loop --------------------------------------------------------------------------------- */
 
+static bool asked_for(void)
+{
+	const char *engine = getenv("SOFTKVM_ENGINE");
+
+	if (!engine || !*engine || !strcmp(engine, "dbt") || !strcmp(engine, "diff"))
+		return true;
+	if (strcmp(engine, "interp"))
+		log_error("SOFTKVM_ENGINE=%s is none of interp, dbt and diff; taken as dbt", engine);
+	return !!strcmp(engine, "interp");
+}
+
 bool dbt_wanted(const struct vcpu *vcpu)
 {
 	static _Atomic int wanted; /* 0: not asked yet */
 	int w = atomic_load_explicit(&wanted, memory_order_relaxed);
 
 	if (unlikely(!w)) {
-		const char *engine = getenv("SOFTKVM_ENGINE");
-
-		w = engine && (!strcmp(engine, "dbt") || !strcmp(engine, "diff")) ? 1 : -1;
+		w = asked_for() ? 1 : -1;
 		atomic_store(&wanted, w);
 	}
 	return w > 0;
