@@ -32,7 +32,7 @@ $(ORACLE): $(ORACLE_OBJ) $(CORE_OBJ)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 ifneq ($(filter rel dbg,$(MODE)),)
-CHECKS += $(ORACLE)
+CHECKS += $(ORACLE) tests/insn/check-translator
 check-programs: $(ORACLE)
 endif
 
