@@ -31,6 +31,11 @@ T(nm_xsaves, L, ENABLE "mov %cr0, %rcx\nor $8, %ecx\nmov %rcx, %cr0\n9: xsaves64
 T(ud_xsaves_no_osxsave, L, "mov $0x20000, %ebx\n9: xsaves64 (%rbx)", , UD, NOERR, )
 T(ud_xsaves_66, L, ENABLE "9: .byte 0x66, 0x0f, 0xc7, 0x2b", XON, UD, NOERR, )
 T(pf_xsaves, L, ENABLE "mov $0x24000, %ebx\n9: xsaves64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2, WANT(r->sregs.cr2, 0x24000))
+/* The upper halves' place is on an absent page: it is touched when they are in use. */
+T(xsavec_unused_absent, L, ENABLE "vzeroall\nmov $6, %eax\nmov $0x23dc0, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x24000, 0), OK, NOERR,
+  WANT(*at64(e, 0x23dc0 + 520), COMPACT | 6))
+T(pf_xsavec_used_absent, L, ENABLE "vzeroall\n" ONES "mov $6, %eax\nmov $0x23dc0, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2,
+  WANT(r->sregs.cr2, 0x24000))
 
 /* ---- restoring ---------------------------------------------------------------------- */
 #define IMAGE(bv, comp) XON; AREA_BV = bv; AREA_COMP = comp; *at32(e, DATA + 24) = 0x1f80

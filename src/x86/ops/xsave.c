@@ -126,11 +126,14 @@ static enum exec op_xsave(struct vcpu *vcpu, const struct insn *insn)
 {
 	bool supervisor = insn->imm2 == FORM_XSAVES;
 	u64 rfbm = requested_features(vcpu, supervisor);
-	unsigned span = xsave_span(rfbm);
 	u8 area[XS_SIZE];
+	unsigned span;
 	gva_t va;
 	enum exec r = xsave_available(vcpu, supervisor);
 
+	x87_sync(vcpu);
+	/* The compacted forms leave room for what is not in use, but do not touch it. */
+	span = xsave_span(insn->imm2 >= FORM_XSAVEC ? rfbm & components_in_use_compact(vcpu) : rfbm);
 	if (r == EXEC_OK)
 		r = area_linear(vcpu, insn, span, 64, true, &va);
 	if (r == EXEC_OK)
@@ -139,7 +142,6 @@ static enum exec op_xsave(struct vcpu *vcpu, const struct insn *insn)
 		r = mem_read(vcpu, va, area, span, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
 		return r;
-	x87_sync(vcpu);
 	if (insn->imm2 >= FORM_XSAVEC)
 		fill_compacted(vcpu, insn, area, rfbm);
 	else
