@@ -375,6 +375,8 @@ static void dump_unit(struct vcpu *vcpu, const struct dbt_block *b)
 	for (u32 i = 0; page && i < b->len && i < 960; i++)
 		n += sprintf(line + n, "%02x ", page->bytes[off + i]);
 	log_error("guest code: %s", line);
+	log_error("CPL %u, mode 0x%x, the block's 0x%x in context %u", vcpu->arch.cpl, vcpu->arch.mode_key,
+		  b->mode_key, b->ctx);
 	log_error("interpreter: %u instructions, result %d, exception %d of vector %u, error code 0x%x, payload 0x%llx",
 		  d->diff->done, d->diff->result, d->diff->want.exception.pending, d->diff->want.exception.vector,
 		  d->diff->want.exception.error_code, (unsigned long long)d->diff->want.exception.payload);

@@ -1163,7 +1163,7 @@ static enum step step(struct dbt_verifier *v)
 		return call(v, branch_target(v)) ? STEP_NEXT : STEP_BAD;
 	if (is_jcc(&v->zi))
 		return conditional(v, v->zi.opcode & 15) ? STEP_NEXT : STEP_BAD;
-	if (v->zi.mnemonic == ZYDIS_MNEMONIC_JRCXZ && v->zi.address_width == 64)
+	if (v->zi.mnemonic == ZYDIS_MNEMONIC_JRCXZ || v->zi.mnemonic == ZYDIS_MNEMONIC_JECXZ)
 		return flow_to(v, branch_target(v), &v->now) ? STEP_NEXT : STEP_BAD;
 	refuse(v, "kind of branch");
 	return STEP_BAD;

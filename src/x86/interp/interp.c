@@ -240,16 +240,19 @@ static enum exec exec_counted(struct vcpu *vcpu, const struct block *b, u32 nr, 
 
 	for (u32 i = 0; i < b->nr && *done < nr && !a->block_abort; i++) {
 		const struct insn *insn = &b->insns[i];
+		u64 next = (a->rip + insn->len) & ip_mask(vcpu);
 		u8 shadow = a->interrupt_shadow;
 		enum exec r = insn->fn(vcpu, insn);
 
 		if (r != EXEC_OK && r != EXEC_END && r != EXEC_BRANCH)
 			return r;
 		if (r != EXEC_BRANCH)
-			a->rip = (a->rip + insn->len) & ip_mask(vcpu);
+			a->rip = next;
 		a->interrupt_shadow &= ~shadow;
 		mmio_boundary(vcpu);
 		++*done;
+		if (r == EXEC_BRANCH && a->rip != next)
+			return EXEC_BRANCH;
 		if (r != EXEC_OK)
 			break;
 	}
@@ -270,7 +273,7 @@ enum exec interp_run_counted(struct vcpu *vcpu, u32 nr, u32 *done)
 	}
 	vcpu->arch.code_page = ~0ull;
 	vcpu->arch.block_abort = false;
-	return r;
+	return r == EXEC_BRANCH ? EXEC_OK : r;
 }
 
 enum exec interp_run(struct vcpu *vcpu, bool single_instruction)
