@@ -246,6 +246,70 @@ static void test_resample(void)
 	kvmtest_done(&t);
 }
 
+#define APIC_LDR 0xd0
+#define APIC_DFR 0xe0
+#define APIC_SVR 0xf0
+#define APIC_IRR 0x200
+
+static uint32_t *lapic_reg(struct kvm_lapic_state *l, unsigned reg)
+{
+	return (uint32_t *)(l->regs + reg);
+}
+
+/* Enabled, with one bit of the flat logical model, nothing pending. */
+static void logical_lapic(int vcpu, unsigned id)
+{
+	struct kvm_lapic_state l;
+
+	NEED(ioctl(vcpu, KVM_GET_LAPIC, &l) == 0);
+	*lapic_reg(&l, APIC_LDR) = 1u << (24 + id);
+	*lapic_reg(&l, APIC_DFR) = ~0u;
+	*lapic_reg(&l, APIC_SVR) = 0x1ff;
+	for (unsigned i = 0; i < 8; i++)
+		*lapic_reg(&l, APIC_IRR + 0x10 * i) = 0;
+	NEED(ioctl(vcpu, KVM_SET_LAPIC, &l) == 0);
+}
+
+static int has_pending(int vcpu, unsigned vector)
+{
+	struct kvm_lapic_state l;
+
+	NEED(ioctl(vcpu, KVM_GET_LAPIC, &l) == 0);
+	return *lapic_reg(&l, APIC_IRR + vector / 32 * 0x10) >> vector % 32 & 1;
+}
+
+/* Lowest priority among several: KVM spreads by vector (vector_hashing), n of m meant gets those of v % m = n. */
+static void test_lowest_priority(void)
+{
+	struct kvmtest t = kvmtest_vm(1 << 20, 1);
+	int vcpus[4];
+
+	for (unsigned i = 0; i < 4; i++)
+		NEED((vcpus[i] = ioctl(t.vm, KVM_CREATE_VCPU, i)) >= 0);
+	for (unsigned mask = 1; mask < 16; mask++) {
+		for (unsigned vector = 0x40; vector < 0x4d; vector++) {
+			struct kvm_msi msi = { .address_lo = 0xfee00000 | mask << 12 | 4, .data = 0x100 | vector };
+			unsigned skip = vector % __builtin_popcount(mask), want = 0;
+
+			for (unsigned i = 0; i < 4; i++)
+				logical_lapic(vcpus[i], i);
+			while (!(mask >> want & 1) || skip--)
+				want++;
+			CHECK_EQ(ioctl(t.vm, KVM_SIGNAL_MSI, &msi), 1);
+			for (unsigned i = 0; i < 4; i++)
+				CHECK_EQ(has_pending(vcpus[i], vector), i == want);
+			/* Fixed: everybody meant. */
+			msi.data = vector + 0x20;
+			CHECK_EQ(ioctl(t.vm, KVM_SIGNAL_MSI, &msi) > 0, 1);
+			for (unsigned i = 0; i < 4; i++)
+				CHECK_EQ(has_pending(vcpus[i], vector + 0x20), mask >> i & 1);
+		}
+	}
+	for (unsigned i = 0; i < 4; i++)
+		close(vcpus[i]);
+	kvmtest_done(&t);
+}
+
 int main(void)
 {
 	test_creation();
@@ -255,5 +319,6 @@ int main(void)
 	test_coalesced();
 	test_delivery();
 	test_resample();
+	test_lowest_priority();
 	return kvmtest_summary();
 }
