@@ -322,19 +322,13 @@ static void *storm(void *arg)
 	return NULL;
 }
 
-static void test_storm(void)
+/* In and out of guest mode until the storm is over: how often a kick was seen. */
+static u64 weather(struct host_guest_ctx *ctx, _Atomic u64 *requests, u64 before)
 {
-	struct host_guest_ctx ctx;
-	_Atomic u64 requests = 0;
-	pid_t tid = syscall(SYS_gettid);
-	u64 before = thread_mask(), v, seen = 0;
-	pthread_t thread;
+	u64 v, seen = 0;
 
-	set_handler(SIGUSR1, 0);
-	hits = in_guest_hits = 0;
-	host_thread_create(&thread, storm, &tid);
 	while (!storm_over) {
-		enter(&ctx, &requests, NULL);
+		enter(ctx, requests, NULL);
 		for (int i = 0; i < 2000; i++) {
 			bool ok = host_load64(&before, &v);
 
@@ -344,13 +338,32 @@ static void test_storm(void)
 			}
 			host_kicked = false;
 		}
-		seen += host_guest_leave(&ctx);
+		seen += host_guest_leave(ctx);
 		if (thread_mask() != before) {
 			CHECK(0);
 			break;
 		}
 	}
-	pthread_join(thread, NULL);
+	return seen;
+}
+
+static void test_storm(void)
+{
+	struct host_guest_ctx ctx;
+	_Atomic u64 requests = 0;
+	pid_t tid = syscall(SYS_gettid);
+	u64 before = thread_mask(), seen = 0;
+	pthread_t thread;
+
+	set_handler(SIGUSR1, 0);
+	hits = in_guest_hits = 0;
+	/* Where both threads share a CPU a storm may miss every entry: another one then. */
+	for (int tries = 0; tries < 50 && !seen; tries++) {
+		storm_over = false;
+		host_thread_create(&thread, storm, &tid);
+		seen += weather(&ctx, &requests, before);
+		pthread_join(thread, NULL);
+	}
 	CHECK(in_guest_hits == 0);
 	CHECK(hits > 0);
 	CHECK(seen > 0);
