@@ -196,6 +196,28 @@ static inline void kvmtest_long_mode(struct kvmtest *t, uint64_t addr, const voi
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
 }
 
+/* A statistic of one value, -1 where there is none of the name (any other KVM). */
+static inline long long kvmtest_stat(int fd, const char *name)
+{
+	int stats = ioctl(fd, KVM_GET_STATS_FD, NULL);
+	struct kvm_stats_header h;
+	long long value = -1;
+
+	NEED(stats >= 0);
+	NEED(pread(stats, &h, sizeof(h), 0) == sizeof(h));
+	for (unsigned i = 0; i < h.num_desc; i++) {
+		size_t size = sizeof(struct kvm_stats_desc) + h.name_size;
+		struct kvm_stats_desc *d = calloc(1, size);
+
+		NEED(pread(stats, d, size, h.desc_offset + i * size) == (ssize_t)size);
+		if (!strcmp(d->name, name) && d->size == 1)
+			NEED(pread(stats, &value, 8, h.data_offset + d->offset) == 8);
+		free(d);
+	}
+	close(stats);
+	return value;
+}
+
 static inline void kvmtest_done(struct kvmtest *t)
 {
 	if (t->vcpu >= 0) {

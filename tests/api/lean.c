@@ -20,32 +20,10 @@
 
 /* ---- what a VM says ------------------------------------------------------------------------ */
 
-/* A statistic of one value, -1 if there is none of the name. */
-static long long stat_value(int fd, const char *name)
-{
-	int stats = ioctl(fd, KVM_GET_STATS_FD, NULL);
-	struct kvm_stats_header h;
-	long long value = -1;
-
-	NEED(stats >= 0);
-	NEED(pread(stats, &h, sizeof(h), 0) == sizeof(h));
-	for (unsigned i = 0; i < h.num_desc; i++) {
-		size_t size = sizeof(struct kvm_stats_desc) + h.name_size;
-		struct kvm_stats_desc *d = calloc(1, size);
-
-		NEED(pread(stats, d, size, h.desc_offset + i * size) == (ssize_t)size);
-		if (!strcmp(d->name, name) && d->size == 1)
-			NEED(pread(stats, &value, 8, h.data_offset + d->offset) == 8);
-		free(d);
-	}
-	close(stats);
-	return value;
-}
-
 /* Only SoftKVM's VMs have these: elsewhere -1 is as good. */
 static void check_no_table(int vm)
 {
-	long long bytes = stat_value(vm, "mmu_page_hash_bytes"), pages = stat_value(vm, "mmu_shadow_pages");
+	long long bytes = kvmtest_stat(vm, "mmu_page_hash_bytes"), pages = kvmtest_stat(vm, "mmu_shadow_pages");
 
 	CHECK(bytes == 0 || bytes == -1);
 	CHECK(pages == 0 || pages == -1);
@@ -145,7 +123,7 @@ static void test_hp1_hp2_hp5(void)
 
 	create(&s);
 	check_no_table(s.vm);				/* HP1 */
-	bytes = stat_value(s.vm, "vm_struct_bytes");
+	bytes = kvmtest_stat(s.vm, "vm_struct_bytes");
 	CHECK(bytes == -1 || (bytes > 0 && bytes <= 4096));	/* HP5: slots are not in the structure at all */
 	run_real_mode(&s);
 	check_no_table(s.vm);				/* HP2 */

@@ -35,9 +35,9 @@ struct many {
 	struct kvm_run **runs;
 };
 
-static struct many create(int nr)
+static struct many create(int nr, int irqchip)
 {
-	struct many m = { .t = kvmtest_vm(1 << 20, 1), .nr = nr };
+	struct many m = { .t = kvmtest_vm(1 << 20, irqchip), .nr = nr };
 
 	m.fds = calloc(nr, sizeof(*m.fds));
 	m.runs = calloc(nr, sizeof(*m.runs));
@@ -77,28 +77,6 @@ static long status(const char *name)
 	fclose(f);
 	NEED(n >= 0);
 	return n;
-}
-
-/* A statistic of one value, -1 where there is none of the name (any other KVM). */
-static long long stat_value(int fd, const char *name)
-{
-	int stats = ioctl(fd, KVM_GET_STATS_FD, NULL);
-	struct kvm_stats_header h;
-	long long value = -1;
-
-	NEED(stats >= 0);
-	NEED(pread(stats, &h, sizeof(h), 0) == sizeof(h));
-	for (unsigned i = 0; i < h.num_desc; i++) {
-		size_t size = sizeof(struct kvm_stats_desc) + h.name_size;
-		struct kvm_stats_desc *d = calloc(1, size);
-
-		NEED(pread(stats, d, size, h.desc_offset + i * size) == (ssize_t)size);
-		if (!strcmp(d->name, name) && d->size == 1)
-			NEED(pread(stats, &value, 8, h.data_offset + d->offset) == 8);
-		free(d);
-	}
-	close(stats);
-	return value;
 }
 
 /* ---- every vCPU there may be ------------------------------------------------------------------ */
@@ -191,7 +169,7 @@ static void test_all(void)
 		return;
 	}
 	data = status("VmData");
-	m = create(nr);
+	m = create(nr, 1);
 	printf("%d vCPUs: %ld KiB of data and shared memory each before they run", nr,
 	       (status("VmData") - data + status("RssShmem")) / nr);
 	if (nr == max)
@@ -251,22 +229,6 @@ static void *runner(void *arg)
 	}
 }
 
-static struct many create_halting(int nr)
-{
-	struct many m = { .t = kvmtest_vm(1 << 20, 0), .nr = nr };
-
-	m.fds = calloc(nr, sizeof(*m.fds));
-	m.runs = calloc(nr, sizeof(*m.runs));
-	NEED(m.fds && m.runs);
-	for (int i = 0; i < nr; i++) {
-		kvmtest_add_vcpu(&m.t, i);
-		m.fds[i] = m.t.vcpu;
-		m.runs[i] = m.t.run;
-		prepare_paged(&m, i);
-	}
-	return m;
-}
-
 static void test_hp3_hp7(void)
 {
 	enum { NR = 8, WARM = 20 };
@@ -279,16 +241,18 @@ static void test_hp3_hp7(void)
 	for (long i = 0; i < NR; i++)
 		NEED(!pthread_create(&threads[i], NULL, runner, (void *)i));
 	for (int round = 0; round < rounds; round++) {
-		struct many m = create_halting(NR);
+		struct many m = create(NR, 0);
 		long long bytes;
 		int wrong = 0;
 
+		for (int i = 0; i < NR; i++)
+			prepare_paged(&m, i);
 		shared = &m;
 		pthread_barrier_wait(&barrier);
 		pthread_barrier_wait(&barrier);
 		for (int i = 0; i < NR; i++)
 			wrong += ((uint64_t *)(m.t.mem + 0x20000))[i] != (uint64_t)i + 1;
-		bytes = stat_value(m.t.vm, "mmu_page_hash_bytes");
+		bytes = kvmtest_stat(m.t.vm, "mmu_page_hash_bytes");
 		CHECK_EQ(wrong, 0);
 		CHECK(bytes == 0 || bytes == -1);		/* HP3: tdp_mmu is Y */
 		destroy(&m);

@@ -16,7 +16,7 @@ awk 'BEGIN { for (i = 0; i < 200000; i++) { s += i * i % 7; t = t substr("abcdef
 	print s, t }'
 seq 1 40000 | sort -r | md5sum
 find /bin | sed 's/b/c/g' | tr a-z A-Z | wc -c
-[ -x /usr/bin/perl ] && perl /work/work.pl
+[ -x /usr/bin/perl ] && perl /job/work.pl
 guest-tool mips | head -3
 echo "softkvm-guest: work is done"
 poweroff -f

@@ -135,20 +135,6 @@ static bool is_bit_string(const struct tinsn *t)
 	}
 }
 
-static bool uses_mxcsr(const ZydisDecodedInstruction *zi)
-{
-	switch (zi->meta.exception_class) {
-	case ZYDIS_EXCEPTION_CLASS_SSE2:
-	case ZYDIS_EXCEPTION_CLASS_SSE3:
-	case ZYDIS_EXCEPTION_CLASS_AVX2:
-	case ZYDIS_EXCEPTION_CLASS_AVX3:
-	case ZYDIS_EXCEPTION_CLASS_AVX11:
-		return true;
-	default:
-		return zi->meta.category == ZYDIS_CATEGORY_CONVERT;
-	}
-}
-
 /* May the host execute this very instruction? */
 static bool native_form(const struct trans *tr, struct tinsn *t)
 {
@@ -183,8 +169,8 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, t->ops[i].reg.value) == ZYDIS_REGISTER_RSP)
 			return false;
 	t->int_class = class == INT;
-	t->vec |= class == VEC && uses_mxcsr(zi);
-	t->may_fault = t->mem || (class == VEC && uses_mxcsr(zi)) || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
+	t->vec |= class == VEC && decode_uses_mxcsr(zi);
+	t->may_fault = t->mem || (class == VEC && decode_uses_mxcsr(zi)) || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
 		       zi->mnemonic == ZYDIS_MNEMONIC_IDIV;
 	return true;
 }

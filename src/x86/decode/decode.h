@@ -17,4 +17,19 @@ bool decode_insn(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn
 bool decode_insn_full(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn,
 		      ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops);
 
+/* Of a vector instruction: does it read or write MXCSR, and may it so raise #XM? */
+static inline bool decode_uses_mxcsr(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_SSE2:
+	case ZYDIS_EXCEPTION_CLASS_SSE3:
+	case ZYDIS_EXCEPTION_CLASS_AVX2:
+	case ZYDIS_EXCEPTION_CLASS_AVX3:
+	case ZYDIS_EXCEPTION_CLASS_AVX11:
+		return true;
+	default:
+		return zi->meta.category == ZYDIS_CATEGORY_CONVERT;
+	}
+}
+
 #endif

@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "host/host.h"
+#include "x86/decode/decode.h"
 #include "x86/interp/interp.h"
 
 #define THUNK_ARENA_SIZE (4ul << 20)
@@ -178,20 +179,6 @@ static void analyse_flags(struct thunk_plan *p)
 						  p->zi->meta.category == ZYDIS_CATEGORY_ROTATE));
 }
 
-static bool uses_mxcsr(const ZydisDecodedInstruction *zi)
-{
-	switch (zi->meta.exception_class) {
-	case ZYDIS_EXCEPTION_CLASS_SSE2:
-	case ZYDIS_EXCEPTION_CLASS_SSE3:
-	case ZYDIS_EXCEPTION_CLASS_AVX2:
-	case ZYDIS_EXCEPTION_CLASS_AVX3:
-	case ZYDIS_EXCEPTION_CLASS_AVX11:
-		return true;
-	default:
-		return zi->meta.category == ZYDIS_CATEGORY_CONVERT;
-	}
-}
-
 static u8 pick(u16 taken, const u8 *from, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
@@ -253,7 +240,7 @@ static bool analyse(struct thunk_plan *p)
 		return false;
 	p->vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 	p->x87 |= p->class == X87;
-	p->mxcsr |= p->class == VEC && uses_mxcsr(zi);
+	p->mxcsr |= p->class == VEC && decode_uses_mxcsr(zi);
 	analyse_flags(p);
 	return pick_registers(p);
 }
