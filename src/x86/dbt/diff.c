@@ -189,18 +189,6 @@ static u16 undefined_flags(u16 before, const ZydisDecodedInstruction *zi)
 	return f ? (before & ~(f->modified | f->set_0 | f->set_1)) | (f->undefined & X86_EFLAGS_OSZAPC) : before;
 }
 
-/* A shift by zero leaves all flags alone, and by what a register says perhaps. */
-static bool surely_writes_flags(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
-{
-	const ZydisDecodedOperand *count;
-
-	if (zi->meta.category != ZYDIS_CATEGORY_SHIFT && zi->meta.category != ZYDIS_CATEGORY_ROTATE)
-		return true;
-	count = &ops[zi->operand_count_visible - 1];
-	return zi->operand_count_visible > 1 && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-	       (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
-}
-
 static void note_dead_flags(struct dbt_block *b, const u16 *reads, const u16 *writes)
 {
 	u16 dead = 0;
@@ -228,7 +216,7 @@ void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes)
 		undefined = undefined_flags(undefined, &zi);
 		if (zi.cpu_flags) {
 			reads[b->nr_insns] = zi.cpu_flags->tested;
-			if (surely_writes_flags(&zi, ops))
+			if (!decode_may_keep_flags(&zi, ops))
 				writes[b->nr_insns] = (zi.cpu_flags->modified | zi.cpu_flags->set_0 | zi.cpu_flags->set_1 |
 						       zi.cpu_flags->undefined) & X86_EFLAGS_OSZAPC;
 		}

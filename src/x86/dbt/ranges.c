@@ -4,7 +4,7 @@
  *
  * Accesses at constant distances from a register that otherwise does not change form a
  * range: its first access looks all of it up, and leaves the difference between
- * host and guest addresses in a slot of the frame for the others (translate.c).
+ * host and guest addresses in a slot of the frame for the others (operand.c).
  * PUSH, POP, CALL, RET and additions of constants move rsp along.
  *
  *  1. A range ends with the register's value, with an instruction that is its handler's, and where

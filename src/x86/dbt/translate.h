@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to the making of one block: translate.c, ranges.c. */
+/* Private to the making of one block: translate.c and the files it names. */
 #ifndef SOFTKVM_X86_DBT_TRANSLATE_H
 #define SOFTKVM_X86_DBT_TRANSLATE_H
 
@@ -80,7 +80,156 @@ struct trans {
 	s8 t1_range;		/* T1 holds this one's difference, -1: nobody's */
 };
 
+static inline bool code32(const struct tinsn *t)
+{
+	return t->zi.machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+}
+
+/* Of the stack and of pointers. */
+static inline unsigned word_size(const struct tinsn *t)
+{
+	return code32(t) ? 4 : 8;
+}
+
+static inline unsigned word(const struct trans *tr)
+{
+	return tr->width == W8 ? 8 : 4;
+}
+
+static inline u64 wrap_rip(const struct trans *tr, u64 rip)
+{
+	return tr->width == W8 ? rip : (u32)rip;
+}
+
+static inline u64 next_rip(const struct trans *tr, const struct tinsn *t)
+{
+	return wrap_rip(tr, t->rip + t->insn.len);
+}
+
+/* An address: guest registers, constant, base of a segment. */
+struct ea {
+	u8 base, index, scale;
+	u8 seg;
+	bool addr32;
+	bool flat32;	/* so is the linear address, including the base of FS or GS */
+	s64 disp;
+};
+
+/* classify.c */
+enum kind classify_insn(struct trans *tr, struct tinsn *t);
+
+/* ranges.c */
 void plan_ranges(struct trans *tr);
 
+/* flags.c */
+void native_flags(struct tinsn *t);
+void find_live_flags(struct trans *tr);
+void flags_save(struct emit *e);
+void flags_restore(struct emit *e);
+
+/* cold.c */
+u32 site_new(struct trans *tr, const struct tinsn *t);
+struct cold *slow_new(struct trans *tr, const struct tinsn *t);
+void put_fault_row(struct trans *tr, struct cold *c);
+void slow_end(struct trans *tr, struct cold *c, u32 live);
+void put_cold(struct trans *tr, struct cold *c);
+
+/* branch.c */
+u32 exit_new(struct trans *tr, u64 target, bool host_flags);
+void put_leave(struct trans *tr, u32 exit, bool host_flags);
+void put_jump_known(struct trans *tr, u64 target);
+void put_exit(struct trans *tr, u64 target);
+void put_cold_exit(struct trans *tr, struct cold *c);
+void put_cold_exit_to(struct trans *tr, u64 target, bool narrow);
+void emit_jump(struct trans *tr, struct tinsn *t);
+void emit_ret(struct trans *tr, struct tinsn *t);
+void emit_count_branch(struct trans *tr, struct tinsn *t);
+
+/* operand.c */
+struct ea ea_of(const struct tinsn *t);
+struct ea ea_stack(const struct trans *tr, u8 base, s32 disp);
+u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, struct hmem *m, struct cold *c);
+u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c);
+void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c);
+
+/* stack.c */
+void store_imm(struct trans *tr, struct hmem m, u64 v);
+void emit_push(struct trans *tr, struct tinsn *t);
+void emit_pop(struct trans *tr, struct tinsn *t);
+void emit_leave(struct trans *tr, struct tinsn *t);
+void emit_pushf(struct trans *tr, struct tinsn *t);
+
+/* insns.c */
+void emit_insn(struct trans *tr, struct tinsn *t);
+
+/* ---- small things ------------------------------------------------------------------------------ */
+
+#define VCPU(field) ((s32)offsetof(struct vcpu, arch.field))
+
+static inline s32 jump_entry(unsigned ctx, u64 i, size_t field)
+{
+	return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + sizeof(struct jump_entry_host) * i +
+	       field;
+}
+
+#define JUMP_VA offsetof(struct jump_entry_host, va)
+#define JUMP_CODE offsetof(struct jump_entry_host, code)
+
+static inline bool is_homed(u8 guest)
+{
+	return guest != NOREG && guest >= R13;
+}
+
+/* A guest register's value in a host register: its own, or tmp. */
+static inline u8 gpr_to_host(struct emit *e, u8 guest, u8 tmp)
+{
+	if (!is_homed(guest))
+		return guest == RSP ? GUEST_RSP : guest;
+	put_load(e, tmp, SLOT(FRAME_R13 + 8 * (guest - R13)));
+	return tmp;
+}
+
+static inline void put_add_rsp(struct trans *tr, s32 n)
+{
+	put_rm(tr->e, tr->width, 0x8d, GUEST_RSP, MEM_BASE(GUEST_RSP, n));
+}
+
+static inline void flags_to_slot(struct trans *tr, u32 live)
+{
+	if (live && !tr->slot) {
+		flags_save(tr->e);
+		tr->slot = true;
+	}
+}
+
+static inline void flags_to_host(struct trans *tr)
+{
+	if (!tr->host) {
+		flags_restore(tr->e);
+		tr->host = true;
+	}
+}
+
+/* The host's flags are about to be destroyed. */
+static inline void flags_clobber(struct trans *tr, u32 live)
+{
+	flags_to_slot(tr, live);
+	tr->host = false;
+}
+
+static inline struct cold *cold_new(struct trans *tr, int type)
+{
+	struct cold *c = &tr->cold[tr->nr_cold++];
+
+	*c = (struct cold){ .type = type, .retired = tr->retired, .ctx = tr->ctx };
+	return c;
+}
+
+/* jcc to be led to c */
+static inline void put_jcc_cold(struct trans *tr, u8 cc, struct cold *c)
+{
+	put_jcc(tr->e, cc, 0);
+	c->fields[c->nr_fields++] = tr->e->at - 4;
+}
 
 #endif

@@ -32,4 +32,23 @@ static inline bool decode_uses_mxcsr(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* A shift by zero leaves all flags alone, and by what a register says perhaps. */
+static inline bool decode_may_keep_flags(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	const ZydisDecodedOperand *count;
+
+	if (zi->meta.category != ZYDIS_CATEGORY_SHIFT && zi->meta.category != ZYDIS_CATEGORY_ROTATE)
+		return false;
+	count = &ops[zi->operand_count_visible - 1];
+	return count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || zi->operand_count_visible < 2 ||
+	       !(count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
+}
+
+/* Its condition is in the low four bits of the opcode. */
+static inline bool decode_is_jcc(const ZydisDecodedInstruction *zi)
+{
+	return (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xf0) == 0x70) ||
+	       (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && (zi->opcode & 0xf0) == 0x80);
+}
+
 #endif

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ways out of a block, and the instructions that take them.
+ *
+ * An exit to the same page, or from kernel code to kernel code, may be linked to its target's block; the others go
+ * through the jump table of the context. While there is neither, the block is left and the dispatcher finds the target.
+ */
+#include "x86/dbt/translate.h"
+
+/* ---- exits ------------------------------------------------------------------------------------- */
+
+u32 exit_new(struct trans *tr, u64 target, bool host_flags)
+{
+	struct dbt_exit *x = &tr->d->exits[tr->d->nr_exits];
+
+	*x = (struct dbt_exit){
+		.target = target,
+		.host_flags = host_flags,
+		.retired = tr->retired,
+		.ctx = tr->ctx,
+		.mode_key = tr->vcpu->arch.mode_key,
+	};
+	return tr->d->nr_exits++;
+}
+
+void put_leave(struct trans *tr, u32 exit, bool host_flags)
+{
+	put_mov_imm(tr->e, T0, exit);
+	put_jmp(tr->e, host_flags ? tr->d->exit_host : tr->d->exit_slot);
+}
+
+/* Through the jump table to a known address. Flags are in the slot. */
+void put_jump_known(struct trans *tr, u64 target)
+{
+	struct cold *c = cold_new(tr, COLD_EXIT);
+	u64 i = target & (JUMP_TABLE_SIZE - 1);
+
+	c->index = exit_new(tr, target, false);
+	put_mov_imm(tr->e, T0, target);
+	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_VA)));
+	put_jcc_cold(tr, CC_NE, c);
+	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_CODE)));
+}
+
+/* The kernel's code is mapped globally, as a rule, and the rest of the kernel with it. */
+static bool far_link_wanted(const struct trans *tr, u64 target)
+{
+	return tr->ctx < TLB_USER && (s64)target < 0;
+}
+
+static bool same_page(const struct trans *tr, u64 target)
+{
+	return !((tr->va ^ target) & PAGE_MASK);
+}
+
+/* The distance just written may be patched. */
+static void exit_set_link(struct trans *tr, u32 exit, bool far)
+{
+	struct dbt_exit *x = &tr->d->exits[exit];
+
+	x->field = tr->e->at - 4;
+	x->linkable = !far;
+	x->far = far;
+}
+
+/* Unconditionally to target: the end of the straight path. */
+void put_exit(struct trans *tr, u64 target)
+{
+	bool far = !same_page(tr, target);
+	struct cold *c;
+
+	if (far && !far_link_wanted(tr, target)) {
+		flags_to_slot(tr, FLAGS_ALL);
+		put_jump_known(tr, target);
+		return;
+	}
+	c = cold_new(tr, COLD_EXIT);
+	c->index = exit_new(tr, target, tr->host);
+	c->host_flags = tr->host;
+	put_jmp(tr->e, 0);
+	c->fields[c->nr_fields++] = tr->e->at - 4;
+	exit_set_link(tr, c->index, far);
+}
+
+static void put_exit_if(struct trans *tr, u8 cc, u64 target)
+{
+	bool far = !same_page(tr, target);
+	bool link = !far || far_link_wanted(tr, target);
+	struct cold *c = cold_new(tr, link ? COLD_EXIT : COLD_JUMP);
+
+	c->host_flags = true;
+	c->target = target;
+	put_jcc_cold(tr, cc, c);
+	if (!link)
+		return;
+	c->index = exit_new(tr, target, true);
+	exit_set_link(tr, c->index, far);
+}
+
+/* While there is no link to another page, the jump table may have it. */
+void put_cold_exit(struct trans *tr, struct cold *c)
+{
+	struct dbt_exit *x = &tr->d->exits[c->index];
+	u64 i = x->target & (JUMP_TABLE_SIZE - 1);
+	u32 miss;
+
+	if (!x->far) {
+		put_leave(tr, c->index, c->host_flags);
+		return;
+	}
+	x->stub = tr->e->at;
+	if (c->host_flags)
+		flags_save(tr->e);
+	put_mov_imm(tr->e, T0, x->target);
+	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_VA)));
+	put_jcc(tr->e, CC_NE, 0);
+	miss = tr->e->at - 4;
+	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_CODE)));
+	patch_rel32(tr->e, miss, tr->e->at);
+	put_leave(tr, c->index, false);
+}
+
+/* To an instruction in the middle of this block, flags in the slot. */
+void put_cold_exit_to(struct trans *tr, u64 target, bool narrow)
+{
+	u32 i = exit_new(tr, target, false);
+
+	tr->d->exits[i].narrow = narrow;
+	if (same_page(tr, target)) {
+		put_jmp(tr->e, tr->e->at + 5);
+		exit_set_link(tr, i, false);
+	}
+	put_leave(tr, i, false);
+}
+
+/* Jump to the guest address in T0. Flags are in the slot. */
+static void put_jump_indirect(struct trans *tr, u32 site)
+{
+	struct cold *c = cold_new(tr, COLD_INDIRECT);
+	struct emit *e = tr->e;
+	struct hmem m = MEM_GS(T1, jump_entry(tr->ctx, 0, JUMP_VA));
+
+	c->index = site;
+	put_rr(e, W4, 0x89, T0, T1);
+	put_alu_imm(e, W4, 4, T1, JUMP_TABLE_SIZE - 1);
+	put_rr(e, W4, 0x01, T1, T1);
+	m.scale = 3;
+	put_rm(e, W8, 0x3b, T0, m);
+	put_jcc_cold(tr, CC_NE, c);
+	m.disp = jump_entry(tr->ctx, 0, JUMP_CODE);
+	put_rm(e, W4, 0xff, 4, m);
+}
+
+/* ---- instructions ------------------------------------------------------------------------------ */
+
+/* T0 = target of an indirect jump or call */
+static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
+{
+	bool high8;
+	struct hmem m;
+
+	if (t->mem) {
+		struct ea ea = ea_of(t);
+
+		put_check(tr, &ea, word(tr), false, &m, c);
+		put_fault_row(tr, c);
+		put_rm(tr->e, tr->width, 0x8b, T0, m);
+	} else {
+		u8 r = gpr_to_host(tr->e, gpr_from_zydis(t->ops[0].reg.value, &high8), T0);
+
+		if (r != T0)
+			put_rr(tr->e, tr->width, 0x89, r, T0);
+	}
+}
+
+static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c)
+{
+	u64 ret = next_rip(tr, t);
+	struct hmem m;
+
+	if (t->range >= 0)
+		put_member(tr, t, -8, &m, c);
+	else
+		put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	if (tr->width == W8 && ret != (u64)(s64)(s32)ret)
+		put_mov_imm(tr->e, T0, ret);
+	put_fault_row(tr, c);
+	store_imm(tr, m, ret);
+	put_add_rsp(tr, -(s32)word(tr));
+}
+
+void emit_jump(struct trans *tr, struct tinsn *t)
+{
+	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
+	struct cold *c;
+
+	switch (t->kind) {
+	case K_JCC:
+		flags_to_host(tr);
+		put_exit_if(tr, t->zi.opcode & 15, target);
+		if (t == &tr->insns[tr->nr - 1])
+			put_exit(tr, next);
+		break;
+	case K_JMP:
+		put_exit(tr, target);
+		break;
+	case K_CALL:
+		if (t->range < 0)
+			flags_clobber(tr, FLAGS_ALL);
+		c = slow_new(tr, t);
+		put_return_address(tr, t, c);
+		slow_end(tr, c, 0);
+		put_exit(tr, target);
+		break;
+	case K_CALL_IND:
+		flags_clobber(tr, FLAGS_ALL);
+		c = slow_new(tr, t);
+		put_target(tr, t, c);
+		put_store(tr->e, SLOT(FRAME_TMP0), T0);
+		put_return_address(tr, t, c);
+		slow_end(tr, c, 0);
+		put_load(tr->e, T0, SLOT(FRAME_TMP0));
+		put_jump_indirect(tr, c->index);
+		break;
+	case K_JMP_IND:
+		flags_clobber(tr, FLAGS_ALL);
+		c = slow_new(tr, t);
+		put_target(tr, t, c);
+		slow_end(tr, c, 0);
+		put_jump_indirect(tr, c->index);
+		break;
+	default:
+		break;
+	}
+}
+
+void emit_ret(struct trans *tr, struct tinsn *t)
+{
+	struct cold *c = slow_new(tr, t);
+	struct hmem m;
+
+	flags_clobber(tr, FLAGS_ALL);
+	if (t->range >= 0)
+		put_member(tr, t, 0, &m, c);
+	else
+		put_check_stack(tr, 0, false, &m, c);
+	put_fault_row(tr, c);
+	put_rm(tr->e, tr->width, 0x8b, T0, m);
+	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);
+	slow_end(tr, c, 0);
+	put_jump_indirect(tr, c->index);
+}
+
+/* LOOP and JRCXZ, without flags. */
+void emit_count_branch(struct trans *tr, struct tinsn *t)
+{
+	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
+	bool ecx = t->zi.address_width == 32;
+	struct emit *e = tr->e;
+	bool loop = t->kind == K_LOOP, host = tr->host, slot = tr->slot;
+	u32 near, far;
+
+	if (loop)
+		put_rm(e, ecx ? W4 : W8, 0x8d, RCX, MEM_BASE(RCX, -1));
+	if (ecx)
+		put8(e, 0x67);
+	put8(e, 0xe3); /* jrcxz over the next */
+	put8(e, 5);
+	put_jmp(e, 0);
+	near = e->at - 4;
+	put_jmp(e, 0);
+	far = e->at - 4;
+	patch_rel32(e, loop ? near : far, e->at);
+	put_exit(tr, target);
+	tr->host = host;
+	tr->slot = slot;
+	patch_rel32(e, loop ? far : near, e->at);
+	put_exit(tr, next);
+}

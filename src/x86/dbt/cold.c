@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What lies off the straight path: slow paths, ways out, and the sites and fault rows that lead there.
+ *
+ *  1. Where a slow path begins nothing of the guest has changed: the instruction's handler does all of it instead.
+ *  2. Nor has an instruction that faults on the host changed anything: its handler repeats it (fault rows) and
+ *     raises what is due.
+ *  3. A slow path within a range does not come back, but goes on with another block.
+ */
+#include "x86/dbt/translate.h"
+
+/* ---- sites and fault rows ---------------------------------------------------------------------- */
+
+u32 site_new(struct trans *tr, const struct tinsn *t)
+{
+	struct dbt_site *s = &tr->d->sites[tr->d->nr_sites];
+
+	s->insn = t->insn;
+	s->rip = t->rip;
+	s->tlb = &tr->vcpu->arch.mmu->tlbs[tr->ctx];
+	s->head = tr->head;
+	if (tr->head)
+		memcpy(s->tail, t->bytes + tr->head, t->insn.len - tr->head);
+	return tr->d->nr_sites++;
+}
+
+struct cold *slow_new(struct trans *tr, const struct tinsn *t)
+{
+	struct cold *c = cold_new(tr, COLD_SLOW);
+
+	c->index = site_new(tr, t);
+	c->row = tr->d->nr_faults;
+	if (t->in_range)
+		c->insn = t;
+	return c;
+}
+
+/* The next host instruction may fault. */
+void put_fault_row(struct trans *tr, struct cold *c)
+{
+	struct dbt_fault_row *row = &tr->d->faults[tr->d->nr_faults++];
+
+	row->at = tr->e->at;
+	row->stub = tr->host ? FAULT_HOST_FLAGS : 0;
+	c->nr_rows++;
+}
+
+/* The instruction is complete: where its handler's way joins again. */
+void slow_end(struct trans *tr, struct cold *c, u32 live)
+{
+	c->resume = tr->e->at;
+	c->host_flags = live && tr->host;
+}
+
+/* ---- the code ---------------------------------------------------------------------------------- */
+
+/*
+ * A range could not be had. If it crosses pages, on without ranges. Otherwise the TLB lacks it, probably:
+ * its first instruction's handler fills it, and what follows is a block with ranges of its own.
+ */
+static void put_cold_range(struct trans *tr, struct cold *c)
+{
+	const struct range *r = &tr->ranges[c->insn->range];
+	struct emit *e = tr->e;
+	u8 base = gpr_to_host(e, r->base, T0);
+	u32 crosses;
+
+	put_lea(e, T1, MEM_BASE(base, r->lo));
+	put_lea(e, T0, MEM_BASE(base, r->hi - 1));
+	put_rr(e, W8, 0x31, T1, T0);
+	put_shift_imm(e, W8, 5, T0, PAGE_SHIFT);
+	put_jcc(e, CC_NE, 0);
+	crosses = e->at - 4;
+	put_mov_imm(e, T0, c->index);
+	put_call(e, tr->d->slow);
+	put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+	patch_rel32(e, crosses, e->at);
+	tr->retired = c->retired - 1;
+	put_cold_exit_to(tr, c->insn->rip, true);
+}
+
+void put_cold(struct trans *tr, struct cold *c)
+{
+	struct emit *e = tr->e;
+	u32 at = e->at;
+
+	tr->retired = c->retired;
+	tr->ctx = c->ctx;
+	for (u32 i = 0; i < c->nr_fields; i++)
+		patch_rel32(e, c->fields[i], at);
+	switch (c->type) {
+	case COLD_SLOW:
+		for (u32 i = 0; i < c->nr_rows; i++)
+			tr->d->faults[c->row + i].stub |= at;
+		put_mov_imm(e, T0, c->index);
+		put_call(e, tr->d->slow);
+		if (c->insn) {
+			put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+			break;
+		}
+		if (c->host_flags)
+			flags_restore(e);
+		put_jmp(e, c->resume);
+		break;
+	case COLD_RANGE:
+		put_cold_range(tr, c);
+		break;
+	case COLD_EXIT:
+		put_cold_exit(tr, c);
+		break;
+	case COLD_JUMP:
+		flags_save(e);
+		put_jump_known(tr, c->target);
+		break;
+	case COLD_INDIRECT:
+		put_store(e, SLOT(FRAME_TMP1), T0);
+		put_mov_imm(e, T0, c->index);
+		put_jmp(e, tr->d->exit_indirect);
+		break;
+	case COLD_VEC:
+		put_call(e, tr->d->load_vec);
+		put_jmp(e, c->resume);
+		break;
+	}
+}

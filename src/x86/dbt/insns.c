@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One instruction: its handler's call, a copy, or an emitter. Those of the stack are in stack.c, those that
+ * leave the block in branch.c.
+ */
+#include "x86/dbt/translate.h"
+
+static void emit_handler(struct trans *tr, struct tinsn *t)
+{
+	flags_clobber(tr, FLAGS_ALL);
+	put_mov_imm(tr->e, T0, site_new(tr, t));
+	put_call(tr->e, tr->d->slow);
+}
+
+static void emit_vec_check(struct trans *tr, struct tinsn *t)
+{
+	struct cold *c;
+
+	if (!t->vec || tr->vec_live)
+		return;
+	flags_clobber(tr, t->live_before);
+	c = cold_new(tr, COLD_VEC);
+	put_alu_mem_imm(tr->e, W4, 7, SLOT(FRAME_VEC), 0);
+	put_jcc_cold(tr, CC_E, c);
+	c->resume = tr->e->at;
+	tr->vec_live = true;
+	tr->t1_range = -1;
+}
+
+static void emit_native(struct trans *tr, struct tinsn *t)
+{
+	struct hins h = {
+		.zi = &t->zi, .ops = t->ops, .bytes = t->bytes,
+		.int_class = t->int_class,
+	};
+	static const u8 temps[2] = { T0, T1 };
+	struct cold *c = NULL;
+	u8 tmp = T0;
+
+	emit_vec_check(tr, t);
+	if (t->may_fault)
+		c = slow_new(tr, t);
+	if (t->range >= 0) {
+		put_member(tr, t, t->mem->mem.disp.value, &h.mem, c);
+		h.has_mem = true;
+	} else if (t->mem) {
+		struct ea ea = ea_of(t);
+
+		flags_clobber(tr, t->live_before);
+		tmp = put_check(tr, &ea, t->mem->size / 8, t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
+				&h.mem, c);
+		h.has_mem = true;
+	}
+	if (t->needs)
+		flags_to_host(tr);
+	for (unsigned i = 0; i < t->nr_homed; i++) {
+		h.home[t->homed[i] - R13] = t->mem ? tmp : temps[i];
+		put_load(tr->e, h.home[t->homed[i] - R13], SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)));
+	}
+	if (c)
+		put_fault_row(tr, c);
+	if (VM_BUG_ON(!dbt_encode(tr->e, &h), tr->vcpu->vm))
+		return;
+	for (unsigned i = 0; i < t->nr_homed; i++)
+		if (t->homed_written[i])
+			put_store(tr->e, SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)), h.home[t->homed[i] - R13]);
+	if (t->writes) {
+		tr->host = true;
+		tr->slot = false;
+	}
+	if (c)
+		slow_end(tr, c, t->live_after);
+}
+
+static void emit_lea(struct trans *tr, struct tinsn *t)
+{
+	struct emit *e = tr->e;
+	bool high8;
+	u8 dst = gpr_from_zydis(t->ops[0].reg.value, &high8);
+	u8 host = is_homed(dst) ? T0 : dst == RSP ? GUEST_RSP : dst;
+	bool narrow = t->insn.opsize == 4 || t->zi.address_width == 32;
+	struct ea ea;
+
+	t->mem = &t->ops[1];
+	ea = ea_of(t);
+	if (ea.base == NOREG && ea.index == NOREG) {
+		put_mov_imm(e, host, narrow ? (u32)ea.disp : (u64)ea.disp);
+	} else {
+		struct hmem m = { .base = NOREG, .index = NOREG, .scale = ea.scale, .disp = ea.disp };
+
+		if (ea.base != NOREG)
+			m.base = gpr_to_host(e, ea.base, T0);
+		if (ea.index != NOREG)
+			m.index = gpr_to_host(e, ea.index, T1);
+		put_rm(e, narrow ? W4 : W8, 0x8d, host, m);
+	}
+	if (is_homed(dst))
+		put_store(e, SLOT(FRAME_R13 + 8 * (dst - R13)), T0);
+}
+
+static void put_rflags_bits(struct trans *tr, u32 set, u32 clear)
+{
+	put_load(tr->e, T1, SLOT(FRAME_VCPU));
+	if (set)
+		put_alu_mem_imm(tr->e, W4, 1, MEM_BASE(T1, VCPU(rflags)), set);
+	else
+		put_alu_mem_imm(tr->e, W4, 4, MEM_BASE(T1, VCPU(rflags)), ~clear);
+}
+
+static void emit_ac(struct trans *tr, struct tinsn *t)
+{
+	bool set = t->kind == K_STAC;
+
+	flags_clobber(tr, t->live_before);
+	put_rflags_bits(tr, set ? X86_EFLAGS_AC : 0, X86_EFLAGS_AC);
+	tr->ctx = set ? TLB_KERNEL_AC : TLB_KERNEL;
+	put_mov_imm(tr->e, T0, (u64)&tr->vcpu->arch.mmu->tlbs[tr->ctx]);
+	put_store(tr->e, MEM_BASE(T1, VCPU(tlb)), T0);
+}
+
+static void emit_if(struct trans *tr, struct tinsn *t)
+{
+	struct cold *c;
+
+	flags_clobber(tr, t->live_before);
+	if (t->kind == K_CLI) {
+		put_rflags_bits(tr, 0, X86_EFLAGS_IF);
+		return;
+	}
+	/* Somebody waits for the window: the handler sees to it. */
+	c = slow_new(tr, t);
+	put_load(tr->e, T1, SLOT(FRAME_VCPU));
+	put_rm(tr->e, W4, 0x80, 7, MEM_BASE(T1, VCPU(irq_window)));
+	put8(tr->e, 0);
+	put_jcc_cold(tr, CC_NE, c);
+	put_rflags_bits(tr, X86_EFLAGS_IF, 0);
+	slow_end(tr, c, t->live_after);
+}
+
+/* T1 is as before after t, or what its range has left there. */
+static bool keeps_t1(const struct tinsn *t)
+{
+	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC || (t->kind == K_NATIVE && !t->may_fault && t->nr_homed < 2);
+}
+
+void emit_insn(struct trans *tr, struct tinsn *t)
+{
+	if (!keeps_t1(t))
+		tr->t1_range = -1;
+	switch (t->kind) {
+	case K_HANDLER:
+		emit_handler(tr, t);
+		tr->slot = true;
+		tr->host = false;
+		break;
+	case K_NATIVE: emit_native(tr, t); break;
+	case K_NOP: break;
+	case K_LEA: emit_lea(tr, t); break;
+	case K_PUSH: emit_push(tr, t); break;
+	case K_POP: emit_pop(tr, t); break;
+	case K_LEAVE: emit_leave(tr, t); break;
+	case K_PUSHF: emit_pushf(tr, t); break;
+	case K_STAC:
+	case K_CLAC: emit_ac(tr, t); break;
+	case K_CLI:
+	case K_STI: emit_if(tr, t); break;
+	case K_RET: emit_ret(tr, t); break;
+	case K_LOOP:
+	case K_JRCXZ: emit_count_branch(tr, t); break;
+	default: emit_jump(tr, t); break;
+	}
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a plain instruction, neither branch nor call, does to the abstract values; which ones there may be, which
+ * registers they may write, and what they may store (6 and 7 in verify.c).
+ */
+#include "x86/dbt/verify_internal.h"
+
+enum { NONE, INT, VEC, X87, NOP };
+
+static const u8 allowed[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+#define THUNK(mnemonic, class) [ZYDIS_MNEMONIC_##mnemonic] = class,
+#include "x86/interp/thunk_allow.def"
+#undef THUNK
+	[ZYDIS_MNEMONIC_LEA] = INT,
+};
+
+static bool reg_write_ok(struct dbt_verifier *v, ZydisRegister reg)
+{
+	switch (ZydisRegisterGetClass(reg)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64:
+		return gpr(reg) != RSP || refuse(v, "rsp is written");
+	case ZYDIS_REGCLASS_XMM:
+		return reg <= ZYDIS_REGISTER_XMM15 || refuse(v, "xmm16 and above");
+	case ZYDIS_REGCLASS_YMM:
+		return reg <= ZYDIS_REGISTER_YMM15 || refuse(v, "ymm16 and above");
+	case ZYDIS_REGCLASS_FLAGS:
+		return true;
+	default:
+		return reg == ZYDIS_REGISTER_MXCSR || refuse(v, "register of the host's is written");
+	}
+}
+
+/* A register operand's value; the width of op is 64. */
+static struct value source_value(struct dbt_verifier *v, const ZydisDecodedOperand *op, const struct operand *mem)
+{
+	switch (op->type) {
+	case ZYDIS_OPERAND_TYPE_REGISTER:
+		return gpr(op->reg.value) == INSN_NOREG ? any : *reg_get(v, gpr(op->reg.value));
+	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+		return constant(op->imm.is_signed ? (u64)op->imm.value.s : op->imm.value.u);
+	case ZYDIS_OPERAND_TYPE_MEMORY:
+		if (mem->place == AT_MMU && mem->table >= T_JUMP_VA)
+			return secret;
+		if (mem->place == AT_VCPU && mem->at == offsetof(struct vcpu, arch.tlb))
+			return secret;
+		return mem->place == AT_FRAME || mem->place == AT_MMU ? mem->value : any;
+	default:
+		return any;
+	}
+}
+
+/* A constant entry of a table belongs to every constant address that selects it. */
+static void adopt_constant(struct value *x, const struct value *with)
+{
+	if ((x->kind == TAG || x->kind == DELTA) && !x->name && with->kind == CONST &&
+	    x->a >> PAGE_SHIFT == tlb_index(with->a))
+		x->a = with->a;
+}
+
+/* Results the analysis follows; anything else is ANY, or SECRET if it may hold some of one. */
+static struct value result(struct dbt_verifier *v, unsigned dst, struct value x, struct value y)
+{
+	bool wide = v->zi.operand_width == 64;
+
+	switch (v->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+		if (y.kind == CONST)
+			return constant(wide ? y.a : (u32)y.a);
+		if (wide)
+			return y;
+		return is_secret(&y) ? secret : bits(v, dst, 0xffffffff & possible_bits(&y));
+	case ZYDIS_MNEMONIC_ADD:
+		/* Twice the same */
+		if (x.kind == BITS && value_equal(&x, &y) && x.a < BIT_ULL(31))
+			return bits(v, dst, x.a << 1);
+		if (!wide)
+			break;
+		adopt_constant(&y, &x);
+		return value_add(&x, &y);
+	case ZYDIS_MNEMONIC_SUB:
+		if (!wide)
+			break;
+		adopt_constant(&y, &x);
+		return value_sub(&x, &y);
+	case ZYDIS_MNEMONIC_AND:
+		if (y.kind != CONST)
+			break;
+		if (x.kind == SHIFTED && (wide ? y.a : (u32)y.a) == (TLB_ENTRIES - 1) * 8)
+			return derived(INDEX, &x);
+		return is_secret(&x) ? secret : bits(v, dst, possible_bits(&x) & (wide ? y.a : (u32)y.a));
+	case ZYDIS_MNEMONIC_SHR:
+		if (y.kind != CONST || !wide)
+			break;
+		if ((is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3) {
+			x = as_address(&x);
+			return derived(SHIFTED, &x);
+		}
+		return is_secret(&x) ? secret : bits(v, dst, possible_bits(&x) >> (y.a & 63));
+	default:
+		break;
+	}
+	return is_secret(&x) || is_secret(&y) ? secret : any;
+}
+
+/* As RORX, SHLX and so on name their sources: a secret anywhere in makes the result one. */
+static bool any_secret_source(struct dbt_verifier *v)
+{
+	for (unsigned i = 0; i < v->zi.operand_count; i++) {
+		const ZydisDecodedOperand *op = &v->ops[i];
+
+		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) &&
+		    gpr(op->reg.value) != INSN_NOREG && is_secret(&v->now.reg[gpr(op->reg.value)]))
+			return true;
+	}
+	return false;
+}
+
+static void set_flags(struct dbt_verifier *v, const struct operand *mem)
+{
+	const ZydisAccessedFlags *f = v->zi.cpu_flags;
+	struct state *s = &v->now;
+	struct value x, y;
+
+	if (!f || !(f->modified | f->set_0 | f->set_1 | f->undefined))
+		return;
+	s->flags = FLAGS_NONE;
+	if (v->zi.mnemonic != ZYDIS_MNEMONIC_CMP || v->zi.operand_width != 64)
+		return;
+	x = source_value(v, &v->ops[0], mem);
+	y = source_value(v, &v->ops[1], mem);
+	if (x.kind == OFFSET && y.kind == CONST && y.a < PAGE_SIZE) {
+		s->flags = FLAGS_OFFSET;
+		s->compared = x;
+		s->limit = y.a;
+	} else if (v->ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY && mem->place == AT_MMU && mem->table == T_JUMP_VA) {
+		s->flags = FLAGS_JUMP;
+		s->compared = mem->value;
+		s->compared.ctx = mem->ctx;
+	}
+}
+
+/* Secrets may be kept in the frame's scratch slots, nowhere else. */
+static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const struct operand *mem)
+{
+	struct state *s = &v->now;
+	bool whole = op->size == 64 && mem->at % 8 == 0 && v->zi.mnemonic == ZYDIS_MNEMONIC_MOV;
+	bool leaks = any_secret_source(v);
+
+	if (mem->place == AT_FRAME) {
+		for (s64 i = mem->at / 8; i <= (mem->at + op->size / 8 - 1) / 8; i++)
+			s->slot[i] = leaks ? secret : any;
+		if (whole)
+			s->slot[mem->at / 8] = source_value(v, &v->ops[1], mem);
+		return true;
+	}
+	/* The base and index of the operand itself are read, too. */
+	for (unsigned i = 0; i < v->zi.operand_count; i++) {
+		const ZydisDecodedOperand *src = &v->ops[i];
+
+		if (src->type == ZYDIS_OPERAND_TYPE_REGISTER && (src->actions & ZYDIS_OPERAND_ACTION_MASK_READ) &&
+		    gpr(src->reg.value) != INSN_NOREG && is_secret(&s->reg[gpr(src->reg.value)]))
+			return refuse(v, "address of the host's is stored");
+	}
+	return true;
+}
+
+static void write_registers(struct dbt_verifier *v, const struct operand *mem)
+{
+	bool leaks = any_secret_source(v);
+	struct value first = any;
+	unsigned first_reg = INSN_NOREG;
+
+	if (v->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr(v->ops[0].reg.value) != INSN_NOREG &&
+	    (v->ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && v->zi.operand_width >= 32 &&
+	    v->ops[0].size >= 32 && v->zi.operand_count_visible >= 2) {
+		struct value y = source_value(v, &v->ops[1], mem);
+
+		first_reg = gpr(v->ops[0].reg.value);
+		if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
+			first = v->zi.operand_width == 64 && v->zi.address_width == 64 ? operand_address(v, &v->ops[1]) :
+				leaks ? secret : any;
+		else if (v->zi.operand_count_visible == 2)
+			first = result(v, first_reg, v->zi.mnemonic == ZYDIS_MNEMONIC_MOV ? any : *reg_get(v, first_reg), y);
+		else
+			first = leaks ? secret : any;
+		if (v->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
+			first = is_secret(&y) ? secret : bits(v, first_reg, (1ull << v->ops[1].size) - 1);
+	}
+	for (unsigned i = 0; i < v->zi.operand_count; i++) {
+		const ZydisDecodedOperand *op = &v->ops[i];
+		u8 r;
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		r = gpr(op->reg.value);
+		if (r == INSN_NOREG || !reg_write_ok(v, op->reg.value))
+			continue;
+		v->now.reg[r] = leaks ? secret : any;
+	}
+	/* Only our own code computes places in tables, and in scratch registers. */
+	if (first.kind >= SHIFTED && first.kind <= TAG && first.kind != BITS && first_reg != T0 && first_reg != T1)
+		first = any;
+	if (first_reg != INSN_NOREG && first_reg != RSP)
+		v->now.reg[first_reg] = first;
+}
+
+/* Neither branch nor call. */
+bool verify_plain(struct dbt_verifier *v)
+{
+	const ZydisDecodedInstruction *zi = &v->zi;
+	const ZydisDecodedOperand *mem_op = NULL;
+	struct operand mem = { .place = AT_FRAME };
+	bool nop = allowed[zi->mnemonic] == NOP;
+
+	if ((allowed[zi->mnemonic] != INT && allowed[zi->mnemonic] != VEC && !nop) ||
+	    zi->meta.category == ZYDIS_CATEGORY_STRINGOP || zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+		return refuse(v, "instruction is not on the list");
+	for (unsigned i = 0; i < zi->operand_count && !nop; i++) {
+		const ZydisDecodedOperand *op = &v->ops[i];
+
+		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    !reg_write_ok(v, op->reg.value))
+			return false;
+		if (op->type != ZYDIS_OPERAND_TYPE_MEMORY || op->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+			continue;
+		if (mem_op || op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+			return refuse(v, "memory operand that cannot be seen");
+		mem_op = op;
+	}
+	/* Its bit number reaches far outside the operand. */
+	if (mem_op && zi->meta.category == ZYDIS_CATEGORY_BITBYTE && zi->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+	    (zi->opcode & 0xe7) == 0xa3)
+		return refuse(v, "bit string in memory");
+	if (mem_op && !classify_operand(v, mem_op, &mem))
+		return false;
+	if (zi->mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP)
+		return refuse(v, "address of code");
+	set_flags(v, &mem);
+	if (mem_op && (mem_op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && !store(v, mem_op, &mem))
+		return false;
+	if (!nop)
+		write_registers(v, &mem);
+	return !v->why;
+}
