@@ -197,7 +197,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 	switch (t->kind) {
 	case K_JCC:
 		flags_to_host(tr);
-		put_exit_if(tr, t->zi.opcode & 15, target);
+		put_exit_if(tr, t->zi->opcode & 15, target);
 		if (t == &tr->insns[tr->nr - 1])
 			put_exit(tr, next);
 		break;
@@ -255,7 +255,7 @@ void emit_ret(struct trans *tr, struct tinsn *t)
 void emit_count_branch(struct trans *tr, struct tinsn *t)
 {
 	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
-	bool ecx = t->zi.address_width == 32;
+	bool ecx = t->zi->address_width == 32;
 	struct emit *e = tr->e;
 	bool loop = t->kind == K_LOOP, host = tr->host, slot = tr->slot;
 	u32 near, far;

@@ -79,10 +79,10 @@ static bool note_memory(const struct trans *tr, struct tinsn *t, const ZydisDeco
 
 	if (t->mem || op->mem.type != ZYDIS_MEMOP_TYPE_MEM || !size || size > 64 ||
 	    op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT ||
-	    (op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && !(code32(t) && is_moffs(&t->zi))) ||
+	    (op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && !(code32(t) && is_moffs(t->zi))) ||
 	    op->mem.base == ZYDIS_REGISTER_EIP)
 		return false;
-	if (code32(t) && (t->zi.address_width != 32 || !segment_ok(tr, op)))
+	if (code32(t) && (t->zi->address_width != 32 || !segment_ok(tr, op)))
 		return false;
 	t->mem = op;
 	return true;
@@ -90,7 +90,7 @@ static bool note_memory(const struct trans *tr, struct tinsn *t, const ZydisDeco
 
 static bool is_bit_string(const struct tinsn *t)
 {
-	switch (t->zi.mnemonic) {
+	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
 	case ZYDIS_MNEMONIC_BTR:
@@ -104,7 +104,7 @@ static bool is_bit_string(const struct tinsn *t)
 /* May the host execute this very instruction? */
 static bool native_form(const struct trans *tr, struct tinsn *t)
 {
-	const ZydisDecodedInstruction *zi = &t->zi;
+	const ZydisDecodedInstruction *zi = t->zi;
 	u8 class = allowed[zi->mnemonic];
 	bool high8 = false;
 
@@ -145,19 +145,19 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 
 static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 {
-	bool near = t->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
+	bool near = t->zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
 	u64 target = t->rip + t->insn.len + t->insn.imm;
 	bool reg = t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	bool imm = t->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	/* VEX ones (JKZD) are nobody's. */
-	if (!near || t->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+	if (!near || t->zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return K_HANDLER;
-	if (imm && t->zi.mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target))
+	if (imm && t->zi->mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target))
 		return K_HANDLER;
 	if (code32(t) && t->insn.opsize != 4)
 		return K_HANDLER;
-	switch (t->zi.mnemonic) {
+	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (imm)
 			return K_JMP;
@@ -169,7 +169,7 @@ static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 	case ZYDIS_MNEMONIC_RET:
 		return K_RET;
 	case ZYDIS_MNEMONIC_LOOP:
-		return t->zi.address_width >= 32 ? K_LOOP : K_HANDLER;
+		return t->zi->address_width >= 32 ? K_LOOP : K_HANDLER;
 	case ZYDIS_MNEMONIC_JRCXZ:
 	case ZYDIS_MNEMONIC_JECXZ:
 		return K_JRCXZ;
@@ -178,7 +178,7 @@ static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 	case ZYDIS_MNEMONIC_JCXZ:
 		return K_HANDLER;
 	default:
-		return decode_is_jcc(&t->zi) ? K_JCC : K_HANDLER;
+		return decode_is_jcc(t->zi) ? K_JCC : K_HANDLER;
 	}
 }
 
@@ -189,7 +189,7 @@ static enum kind classify_stack(const struct trans *tr, struct tinsn *t)
 
 	if (t->insn.opsize != word_size(t) || (t->insn.flags & INSN_LOCK))
 		return K_HANDLER;
-	switch (t->zi.mnemonic) {
+	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_LEAVE:
 		return K_LEAVE;
 	case ZYDIS_MNEMONIC_PUSH:
@@ -208,7 +208,7 @@ enum kind classify_insn(struct trans *tr, struct tinsn *t)
 {
 	bool kernel = !tr->vcpu->arch.cpl;
 
-	switch (t->zi.meta.category) {
+	switch (t->zi->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
 	case ZYDIS_CATEGORY_UNCOND_BR:
 	case ZYDIS_CATEGORY_CALL:
@@ -217,7 +217,7 @@ enum kind classify_insn(struct trans *tr, struct tinsn *t)
 	default:
 		break;
 	}
-	switch (t->zi.mnemonic) {
+	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_STI: return kernel ? K_STI : K_HANDLER;
 	case ZYDIS_MNEMONIC_CLI: return kernel ? K_CLI : K_HANDLER;
 	case ZYDIS_MNEMONIC_PUSHFQ: return K_PUSHF;
@@ -226,7 +226,7 @@ enum kind classify_insn(struct trans *tr, struct tinsn *t)
 	/* #UD, #NM, and what changes the mode. */
 	if (t->insn.flags & INSN_END_BLOCK)
 		return K_HANDLER;
-	switch (t->zi.mnemonic) {
+	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_STAC: return kernel ? K_STAC : K_HANDLER;
 	case ZYDIS_MNEMONIC_CLAC: return kernel ? K_CLAC : K_HANDLER;
 	case ZYDIS_MNEMONIC_PUSH:
@@ -234,15 +234,15 @@ enum kind classify_insn(struct trans *tr, struct tinsn *t)
 	case ZYDIS_MNEMONIC_LEAVE:
 		return classify_stack(tr, t);
 	case ZYDIS_MNEMONIC_LEA:
-		if (t->ops[1].mem.base == ZYDIS_REGISTER_EIP || t->insn.opsize < 4 || t->zi.address_width < 32)
+		if (t->ops[1].mem.base == ZYDIS_REGISTER_EIP || t->insn.opsize < 4 || t->zi->address_width < 32)
 			return K_HANDLER;
 		return K_LEA;
 	default:
 		break;
 	}
 	/* CLFLUSH and its kin do nothing, but may fault. */
-	if (allowed[t->zi.mnemonic] == NOP)
-		return t->zi.mnemonic == ZYDIS_MNEMONIC_CLFLUSH || t->zi.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT ||
-		       t->zi.mnemonic == ZYDIS_MNEMONIC_CLWB ? K_HANDLER : K_NOP;
+	if (allowed[t->zi->mnemonic] == NOP)
+		return t->zi->mnemonic == ZYDIS_MNEMONIC_CLFLUSH || t->zi->mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT ||
+		       t->zi->mnemonic == ZYDIS_MNEMONIC_CLWB ? K_HANDLER : K_NOP;
 	return native_form(tr, t) ? K_NATIVE : K_HANDLER;
 }

@@ -10,13 +10,13 @@
 
 void native_flags(struct tinsn *t)
 {
-	const ZydisAccessedFlags *f = t->zi.cpu_flags;
+	const ZydisAccessedFlags *f = t->zi->cpu_flags;
 
 	if (!f)
 		return;
 	t->reads = f->tested & FLAGS_ALL;
 	t->writes = (f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ALL;
-	if (t->writes && decode_may_keep_flags(&t->zi, t->ops))
+	if (t->writes && decode_may_keep_flags(t->zi, t->ops))
 		t->reads = FLAGS_ALL;
 }
 

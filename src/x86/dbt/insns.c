@@ -30,7 +30,7 @@ static void emit_vec_check(struct trans *tr, struct tinsn *t)
 static void emit_native(struct trans *tr, struct tinsn *t)
 {
 	struct hins h = {
-		.zi = &t->zi, .ops = t->ops, .bytes = t->bytes,
+		.zi = t->zi, .ops = t->ops, .bytes = t->bytes,
 		.int_class = t->int_class,
 	};
 	static const u8 temps[2] = { T0, T1 };
@@ -78,7 +78,7 @@ static void emit_lea(struct trans *tr, struct tinsn *t)
 	bool high8;
 	u8 dst = gpr_from_zydis(t->ops[0].reg.value, &high8);
 	u8 host = is_homed(dst) ? T0 : dst == RSP ? GUEST_RSP : dst;
-	bool narrow = t->insn.opsize == 4 || t->zi.address_width == 32;
+	bool narrow = t->insn.opsize == 4 || t->zi->address_width == 32;
 	struct ea ea;
 
 	t->mem = &t->ops[1];

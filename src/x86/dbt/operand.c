@@ -16,7 +16,7 @@ struct ea ea_of(const struct tinsn *t)
 	const ZydisDecodedOperandMem *m = &t->mem->mem;
 	struct ea ea = { .disp = t->insn.disp, .seg = seg_from_zydis(m->segment) };
 
-	ea.addr32 = t->zi.address_width == 32;
+	ea.addr32 = t->zi->address_width == 32;
 	ea.flat32 = code32(t);
 	ea.scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
 	ea.base = t->insn.base;

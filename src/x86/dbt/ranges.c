@@ -47,7 +47,7 @@ static bool shared_access(const struct tinsn *t, u8 *base, s32 *disp, u32 *size,
 	default:
 		return false;
 	}
-	if (!t->mem || t->mem->mem.index != ZYDIS_REGISTER_NONE || t->zi.address_width != 64 ||
+	if (!t->mem || t->mem->mem.index != ZYDIS_REGISTER_NONE || t->zi->address_width != 64 ||
 	    seg_from_zydis(t->mem->mem.segment) >= SEG_FS)
 		return false;
 	*base = gpr_from_zydis(t->mem->mem.base, &high8);
@@ -114,11 +114,11 @@ static void move_register(struct plan *p, u8 r, s64 by)
 /* add, sub $constant, rsp */
 static bool adds_constant(const struct tinsn *t, s64 *by)
 {
-	if ((t->zi.mnemonic != ZYDIS_MNEMONIC_ADD && t->zi.mnemonic != ZYDIS_MNEMONIC_SUB) || t->mem ||
+	if ((t->zi->mnemonic != ZYDIS_MNEMONIC_ADD && t->zi->mnemonic != ZYDIS_MNEMONIC_SUB) || t->mem ||
 	    t->ops[0].type != ZYDIS_OPERAND_TYPE_REGISTER || t->ops[0].reg.value != ZYDIS_REGISTER_RSP ||
 	    t->ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return false;
-	*by = t->zi.mnemonic == ZYDIS_MNEMONIC_ADD ? t->ops[1].imm.value.s : -t->ops[1].imm.value.s;
+	*by = t->zi->mnemonic == ZYDIS_MNEMONIC_ADD ? t->ops[1].imm.value.s : -t->ops[1].imm.value.s;
 	return true;
 }
 
@@ -150,7 +150,7 @@ static void end_ranges(struct plan *p, const struct tinsn *t)
 		move_register(p, RSP, by);
 		return;
 	}
-	for (unsigned i = 0; i < t->zi.operand_count; i++) {
+	for (unsigned i = 0; i < t->zi->operand_count; i++) {
 		const ZydisDecodedOperand *op = &t->ops[i];
 		u8 r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_from_zydis(op->reg.value, &high8) : INSN_NOREG;
 

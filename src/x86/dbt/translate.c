@@ -63,8 +63,8 @@ static void tinsn_init(struct trans *tr, struct tinsn *t)
 	}
 	t->end = (t->kind >= K_JCC && !goes_on_after(tr, t)) ||
 		 (t->kind == K_HANDLER && ((t->insn.flags & INSN_END_BLOCK) ||
-					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
-					   t->zi.mnemonic == ZYDIS_MNEMONIC_POPFD));
+					   t->zi->mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+					   t->zi->mnemonic == ZYDIS_MNEMONIC_POPFD));
 }
 
 static void make_handler(struct tinsn *t)
@@ -78,6 +78,17 @@ static void make_handler(struct tinsn *t)
 	t->end = true;
 }
 
+/* The instruction at bytes. False: not all of it is there. */
+static bool decode_one(struct trans *tr, struct tinsn *t, const u8 *bytes, unsigned avail)
+{
+	struct decoded *dec = &tr->d->scratch->decoded[t - tr->insns];
+
+	t->bytes = bytes;
+	t->zi = &dec->zi;
+	t->ops = dec->ops;
+	return decode_insn_full(tr->vcpu, bytes, avail, &t->insn, &dec->zi, dec->ops);
+}
+
 static void decode_block(struct trans *tr, const struct dbt_page *page)
 {
 	unsigned off = tr->va & ~PAGE_MASK;
@@ -87,14 +98,13 @@ static void decode_block(struct trans *tr, const struct dbt_page *page)
 		struct tinsn *t = &tr->insns[tr->nr];
 		unsigned left = min((unsigned)(PAGE_SIZE - off), (unsigned)INSN_MAX_LEN);
 
-		t->bytes = page->bytes + off;
 		t->rip = (tr->va & PAGE_MASK) + off;
-		if (!decode_insn_full(tr->vcpu, t->bytes, left, &t->insn, &t->zi, t->ops))
+		if (!decode_one(tr, t, page->bytes + off, left))
 			break;
-		if (unlikely(tr->d->diff) && tr->nr && diff_excludes(&t->zi, t->ops))
+		if (unlikely(tr->d->diff) && tr->nr && diff_excludes(t->zi, t->ops))
 			break;
 		tinsn_init(tr, t);
-		t->end |= unlikely(tr->d->diff) && diff_excludes(&t->zi, t->ops);
+		t->end |= unlikely(tr->d->diff) && diff_excludes(t->zi, t->ops);
 		tr->nr++;
 		off += t->insn.len;
 		if (t->end)
@@ -126,9 +136,8 @@ static void decode_across(struct trans *tr, const struct dbt_page *page)
 	memcpy(bytes, page->bytes + PAGE_SIZE - head, head);
 	if (host_copy(bytes + head, host, INSN_MAX_LEN - head))
 		return;
-	t->bytes = bytes;
 	t->rip = tr->va;
-	if (!decode_insn_full(tr->vcpu, bytes, INSN_MAX_LEN, &t->insn, &t->zi, t->ops) || t->insn.len <= head)
+	if (!decode_one(tr, t, bytes, INSN_MAX_LEN) || t->insn.len <= head)
 		return;
 	tinsn_init(tr, t);
 	make_handler(t);

@@ -14,8 +14,8 @@ enum kind {
 
 struct tinsn {
 	struct insn insn;
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	const ZydisDecodedInstruction *zi;
+	const ZydisDecodedOperand *ops;
 	const u8 *bytes;
 	u64 rip;
 	enum kind kind;
@@ -55,6 +55,10 @@ struct cold {
 
 struct dbt_scratch {
 	struct tinsn insns[DBT_BLOCK_INSNS + 1];
+	struct decoded {
+		ZydisDecodedInstruction zi;
+		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	} decoded[DBT_BLOCK_INSNS + 1];
 	struct cold cold[4 * DBT_BLOCK_INSNS];
 	u8 bytes[INSN_MAX_LEN];		/* of an instruction on two pages */
 	u32 starts[DBT_BLOCK_INSNS + 2];	/* code offsets of the instructions, for who wants to look at them */
@@ -82,7 +86,7 @@ struct trans {
 
 static inline bool code32(const struct tinsn *t)
 {
-	return t->zi.machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+	return t->zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
 }
 
 /* Of the stack and of pointers. */
