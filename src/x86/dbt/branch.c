@@ -48,8 +48,11 @@ static bool far_link_wanted(const struct trans *tr, u64 target)
 	return tr->ctx < TLB_USER && (s64)target < 0;
 }
 
+/* Some block's first instruction goes on on the next page: it is found through the jump table only. */
 static bool same_page(const struct trans *tr, u64 target)
 {
+	if (unlikely(dbt_near_end(target)))
+		return false;
 	return !((tr->va ^ target) & PAGE_MASK);
 }
 

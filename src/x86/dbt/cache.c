@@ -130,7 +130,7 @@ bool dbt_has_room(const struct dbt *d)
 	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= DBT_MAX_EXITS &&
 	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= DBT_MAX_FAULTS &&
-	       d->arena_used + sizeof(struct dbt_page) + sizeof(struct dbt_block) + 64 + 8 * DBT_BLOCK_INSNS <= DBT_ARENA_SIZE;
+	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 128 + 8 * DBT_BLOCK_INSNS <= DBT_ARENA_SIZE;
 }
 
 void *dbt_arena_alloc(struct dbt *d, size_t size)
@@ -138,6 +138,20 @@ void *dbt_arena_alloc(struct dbt *d, size_t size)
 	void *p = d->arena + d->arena_used;
 
 	d->arena_used += (size + 15) & ~15ul;
+	return p;
+}
+
+static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
+{
+	return &d->pages[(gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 40 & (DBT_PAGE_HASH_SIZE - 1)];
+}
+
+static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
+{
+	struct dbt_page *p = *page_slot(d, gpa);
+
+	while (p && p->gpa != gpa)
+		p = p->next;
 	return p;
 }
 
@@ -159,14 +173,20 @@ struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key,
 	return NULL;
 }
 
-void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b)
+void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len)
 {
 	struct dbt_block **slot = block_slot(d, b->va, b->gpa);
+	struct dbt_tail *t;
 
 	b->next = *slot;
 	*slot = b;
 	b->page_next = page->blocks;
 	page->blocks = b;
+	if (likely(!tail))
+		return;
+	t = dbt_arena_alloc(d, sizeof(*t));
+	*t = (struct dbt_tail){ .next = tail->tails, .block = b, .len = tail_len };
+	tail->tails = t;
 }
 
 static void block_unhash(struct dbt *d, struct dbt_block *b)
@@ -197,6 +217,7 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	struct dbt *d = vcpu->arch.dbt;
 	struct emit e = d->emit;
 
+	b->dead = true;
 	block_unhash(d, b);
 	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
@@ -211,6 +232,36 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 		put_jmp(&e, b->leave_host);
 	}
 	vcpu->stat.blocks_invalidated++;
+}
+
+static void block_unlist(struct dbt *d, const struct dbt_block *b)
+{
+	struct dbt_block **link = &page_find_any(d, b->gpa & PAGE_MASK)->blocks;
+
+	while (*link && *link != b)
+		link = &(*link)->page_next;
+	if (*link)
+		*link = b->page_next;
+}
+
+/* As page_invalidate(), of the blocks that begin on the page before. */
+static bool tails_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start, const u8 *only)
+{
+	struct dbt_tail **link = &page->tails, *t;
+	bool any = false;
+
+	while ((t = *link)) {
+		if (!t->block->dead && t->len > start && (!only || host_compare(page->bytes, only, t->len))) {
+			block_unlist(vcpu->arch.dbt, t->block);
+			block_invalidate(vcpu, t->block);
+			any = true;
+		}
+		if (t->block->dead)
+			*link = t->next;
+		else
+			link = &t->next;
+	}
+	return any;
 }
 
 /* All blocks of page that have bytes in [start, end) and, with only set, no longer equal those at host. */
@@ -231,7 +282,7 @@ static bool page_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start,
 			link = &b->page_next;
 		}
 	}
-	return any;
+	return tails_invalidate(vcpu, page, start, only) || any;
 }
 
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa)
@@ -244,20 +295,6 @@ void dbt_drop(struct vcpu *vcpu, gpa_t gpa)
 }
 
 /* ---- pages ------------------------------------------------------------------------- */
-
-static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
-{
-	return &d->pages[(gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 40 & (DBT_PAGE_HASH_SIZE - 1)];
-}
-
-static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
-{
-	struct dbt_page *p = *page_slot(d, gpa);
-
-	while (p && p->gpa != gpa)
-		p = p->next;
-	return p;
-}
 
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
 {
@@ -300,6 +337,7 @@ static struct dbt_page *page_create(struct dbt *d, gpa_t gpa)
 	struct dbt_page *page = dbt_arena_alloc(d, sizeof(*page)), **slot = page_slot(d, gpa);
 
 	page->blocks = NULL;
+	page->tails = NULL;
 	page->gpa = gpa;
 	page->marked = false;
 	page->next = *slot;
@@ -307,7 +345,7 @@ static struct dbt_page *page_create(struct dbt *d, gpa_t gpa)
 	return page;
 }
 
-/* Room for a page and a block was made sure of by the caller (dbt_has_room()). */
+/* Room for two pages and a block was made sure of by the caller (dbt_has_room()). */
 struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
@@ -354,7 +392,7 @@ static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
 		return false;
 	any = page_invalidate(vcpu, page, off, off + st->len, NULL);
 	/* Data by now: no more trouble with each store. */
-	if (!page->blocks || ++page->stores > PAGE_STORES_MAX) {
+	if ((!page->blocks && !page->tails) || ++page->stores > PAGE_STORES_MAX) {
 		any |= page_invalidate(vcpu, page, 0, PAGE_SIZE, NULL);
 		page->marked = false;
 		mmu_unmark_code_page(vcpu, page->gpa, CODE_DBT);

@@ -18,9 +18,6 @@ u32 site_new(struct trans *tr, const struct tinsn *t)
 	s->insn = t->insn;
 	s->rip = t->rip;
 	s->tlb = &tr->vcpu->arch.mmu->tlbs[tr->ctx];
-	s->head = tr->head;
-	if (tr->head)
-		memcpy(s->tail, t->bytes + tr->head, t->insn.len - tr->head);
 	return tr->d->nr_sites++;
 }
 

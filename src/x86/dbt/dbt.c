@@ -43,29 +43,6 @@ static u64 gs_swap(u64 base)
 
 /* ---- the call of a handler ---------------------------------------------------------------- */
 
-/* The bytes on the next page of an instruction on two. */
-static enum exec check_tail(struct vcpu *vcpu, const struct dbt_site *s)
-{
-	gpa_t gpa;
-	u8 *host;
-	enum exec r = mmu_fetch_page(vcpu, dbt_next_page(vcpu, s->rip), &gpa, &host);
-	int differs;
-
-	if (r != EXEC_OK)
-		return r;
-	differs = host_compare(s->tail, host, s->insn.len - s->head);
-	if (likely(!differs))
-		return EXEC_OK;
-	if (differs < 0)
-		return dbt_access_failed();
-	/* Translated anew, from what is there now. */
-	r = mmu_fetch_page(vcpu, s->rip, &gpa, &host);
-	if (r != EXEC_OK)
-		return r;
-	dbt_drop(vcpu, gpa | (s->rip & ~PAGE_MASK));
-	return EXEC_RETRY;
-}
-
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 {
 	struct vcpu_arch *a = &vcpu->arch;
@@ -76,11 +53,8 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 
 	a->rip = s->rip;
 	vcpu->stat.dbt_slow_calls++;
-	if (likely(!d->abort_access)) {
-		r = likely(!s->head) ? EXEC_OK : check_tail(vcpu, s);
-		if (likely(r == EXEC_OK))
-			r = s->insn.fn(vcpu, &s->insn);
-	}
+	if (likely(!d->abort_access))
+		r = s->insn.fn(vcpu, &s->insn);
 	d->abort_access = false;
 	if (r == EXEC_OK || r == EXEC_END || r == EXEC_BRANCH)
 		mmio_boundary(vcpu);
@@ -131,13 +105,47 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 	}
 }
 
+/* The page after va's, where an instruction goes on. NULL: *r, or EXEC_OK for the interpreter. */
+static struct dbt_page *tail_page(struct vcpu *vcpu, u64 va, bool *global, enum exec *r)
+{
+	gva_t next = dbt_next_page(vcpu, va);
+	bool tail_global;
+	gpa_t gpa;
+	u8 *host;
+
+	*r = EXEC_OK;
+	if (!is_canonical(next))
+		return NULL;
+	*r = mmu_fetch_page(vcpu, next, &gpa, &host);
+	if (*r == EXEC_UNHANDLED)
+		*r = EXEC_OK;
+	if (*r != EXEC_OK)
+		return NULL;
+	tail_global = mmu_fetch_is_global(vcpu, next);
+	*global &= tail_global;
+	return dbt_page_get(vcpu, gpa, host, tail_global, r);
+}
+
+static struct dbt_block *translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx, bool narrow, bool *global,
+				   enum exec *r)
+{
+	struct dbt_block *b = dbt_translate(vcpu, va, page, NULL, ctx, narrow);
+	struct dbt_page *tail;
+
+	/* Where the page cannot be fetched from, the interpreter finds out whether the instruction really needs it. */
+	if (likely(b) || !dbt_near_end(va) || !mmu_fetched_page(vcpu, dbt_next_page(vcpu, va)))
+		return b;
+	tail = tail_page(vcpu, va, global, r);
+	return tail ? dbt_translate(vcpu, va, page, tail, ctx, narrow) : NULL;
+}
+
 /* NULL with *r EXEC_OK: for the interpreter. */
 static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narrow, bool *global, enum exec *r)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	u64 va = vcpu->arch.rip;
+	struct dbt_page *page, *tail;
 	struct dbt_block *b;
-	struct dbt_page *page;
 	gpa_t gpa;
 	u8 *host;
 
@@ -155,8 +163,14 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 	if (!page)
 		return NULL;
 	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx, narrow);
-	if (likely(b))
+	if (likely(b && !b->head))
 		return b;
+	if (b) {
+		tail = tail_page(vcpu, va, global, r);
+		if (!tail || (!b->dead && b->tail_gpa == tail->gpa))
+			return tail ? b : NULL;
+		dbt_drop(vcpu, b->gpa);
+	}
 	interp_make_room(vcpu, DBT_BLOCK_INSNS + 1);
 	if (unlikely(d->engine_generation != interp_generation(vcpu))) {
 		d->engine_generation = interp_generation(vcpu);
@@ -165,7 +179,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 		if (!page)
 			return NULL;
 	}
-	return dbt_translate(vcpu, va, page, ctx, narrow);
+	return translate(vcpu, va, page, ctx, narrow, global, r);
 }
 
 /* ---- the loop ------------------------------------------------------------------------------------ */
@@ -255,7 +269,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 		}
 		if (unlikely(!linking)) {
 			/* For tests: every block comes back here. */
-		} else if (link && leads_to(link, b) && (link->linkable || (link->far && global))) {
+		} else if (link && !b->head && leads_to(link, b) && (link->linkable || (link->far && global))) {
 			if (link->linkable)
 				dbt_link(d, link, b);
 			else

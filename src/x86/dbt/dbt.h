@@ -45,8 +45,6 @@ struct dbt_site {
 	struct insn insn;
 	u64 rip;
 	struct tlb *tlb;	/* the context it was translated for */
-	u8 head;		/* bytes before the end of the page if it goes on on the next, else 0 */
-	u8 tail[INSN_MAX_LEN];	/* what was there */
 };
 
 /* A way out of a block to a known address. */
@@ -73,7 +71,10 @@ struct dbt_block {
 	u8 ctx;				/* enum tlb_context */
 	bool narrow;			/* accesses share no look-ups */
 	bool main_host;			/* flags are expected in the host's at `main` */
-	u16 len;
+	u16 len;			/* bytes on its page */
+	bool dead;			/* dropped */
+	u8 head;			/* bytes of its first instruction before the page ends, if it goes on on the next; else 0 */
+	gpa_t tail_gpa;			/* that page */
 	u32 leave;			/* code that leaves for the dispatcher with rip at va... */
 	u32 self;			/* ...by this exit */
 	u32 leave_host, self_host;	/* the same with flags in the host's, if they are dead at the entry; else 0 */
@@ -91,12 +92,20 @@ struct dbt_block {
 	} *insns;
 };
 
+/* The end of a block that begins on the page before. */
+struct dbt_tail {
+	struct dbt_tail *next;
+	struct dbt_block *block;
+	u16 len;
+};
+
 /* A guest page with translations. */
 struct dbt_page {
 	struct dbt_page *next;
 	gpa_t gpa;
 	u32 verified, verified_global;	/* generations in which bytes was last found equal to memory */
-	struct dbt_block *blocks;
+	struct dbt_block *blocks;	/* that begin here */
+	struct dbt_tail *tails;		/* of those that only end here */
 	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
 	u16 stores;			/* noticed since it was marked */
 	_Alignas(16) u8 bytes[PAGE_SIZE];
@@ -163,6 +172,11 @@ static inline gva_t dbt_next_page(const struct vcpu *vcpu, gva_t va)
 {
 	return ((va & PAGE_MASK) + PAGE_SIZE) & ip_mask(vcpu);
 }
+/* May an instruction at va go on on the next page? */
+static inline bool dbt_near_end(gva_t va)
+{
+	return (va & ~PAGE_MASK) > PAGE_SIZE - INSN_MAX_LEN;
+}
 /* cache.c: drop the translations with bytes at gpa. */
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
 /* cache.c: what a host_copy() or host_compare() that failed means. */
@@ -179,7 +193,8 @@ void dbt_flush_all(struct vcpu *vcpu);
 bool dbt_has_room(const struct dbt *d);
 void *dbt_arena_alloc(struct dbt *d, size_t size);
 struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);
-void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b);
+/* tail: the page it ends on, if that is another; tail_len: bytes there. */
+void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len);
 /* NULL also if there are no translations. */
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
 /* The page with its bytes checked against memory, or NULL and *r. */
@@ -194,8 +209,12 @@ void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *t
 void dbt_link_far(struct dbt *d, u32 exit, const struct dbt_block *to);
 void dbt_unlink_far(struct dbt *d);
 
-/* translate.c: the block at va, whose page is verified. NULL: not ours (crosses the page), or *r. */
-struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx, bool narrow);
+/*
+ * translate.c: the block at va, whose page is verified. NULL: not ours. If its first instruction goes on on the
+ * next page, that is needed too: `tail`, also verified, else NULL.
+ */
+struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, struct dbt_page *tail, unsigned ctx,
+				bool narrow);
 int dbt_scratch_create(struct dbt *d);
 
 /* encode.c */

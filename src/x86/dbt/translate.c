@@ -89,16 +89,14 @@ static bool decode_one(struct trans *tr, struct tinsn *t, const u8 *bytes, unsig
 	return decode_insn_full(tr->vcpu, bytes, avail, &t->insn, &dec->zi, dec->ops);
 }
 
-static void decode_block(struct trans *tr, const struct dbt_page *page)
+/* Instructions at off in page, which is at va, as many as belong to the block. */
+static void decode_from(struct trans *tr, const struct dbt_page *page, gva_t va, unsigned off)
 {
-	unsigned off = tr->va & ~PAGE_MASK;
-
-	tr->nr = 0;
 	while (tr->nr < DBT_BLOCK_INSNS && off < PAGE_SIZE) {
 		struct tinsn *t = &tr->insns[tr->nr];
 		unsigned left = min((unsigned)(PAGE_SIZE - off), (unsigned)INSN_MAX_LEN);
 
-		t->rip = (tr->va & PAGE_MASK) + off;
+		t->rip = va + off;
 		if (!decode_one(tr, t, page->bytes + off, left))
 			break;
 		if (unlikely(tr->d->diff) && tr->nr && diff_excludes(t->zi, t->ops))
@@ -110,7 +108,11 @@ static void decode_block(struct trans *tr, const struct dbt_page *page)
 		if (t->end)
 			break;
 	}
-	/* What follows STI runs before an interrupt is taken: both or none. */
+}
+
+/* What follows STI runs before an interrupt is taken: both or none. */
+static void dont_end_in_sti(struct trans *tr)
+{
 	while (tr->nr && tr->insns[tr->nr - 1].kind == K_STI) {
 		if (tr->nr == 1) {
 			make_handler(&tr->insns[0]);
@@ -120,29 +122,35 @@ static void decode_block(struct trans *tr, const struct dbt_page *page)
 	}
 }
 
+static void decode_block(struct trans *tr, const struct dbt_page *page)
+{
+	decode_from(tr, page, tr->va & PAGE_MASK, tr->va & ~PAGE_MASK);
+	dont_end_in_sti(tr);
+}
+
 /*
- * An instruction that goes on on the next page is a block of its own, and its handler's: nobody watches that page
- * for it, so its bytes there are looked at each time (dbt_call_insn()).
+ * A block that begins with an instruction on two pages, and goes on on the second. It is the jump table's only, which is
+ * emptied when either page is mapped anew.
  */
-static void decode_across(struct trans *tr, const struct dbt_page *page)
+static void decode_across(struct trans *tr, const struct dbt_page *page, const struct dbt_page *tail)
 {
 	unsigned head = PAGE_SIZE - (tr->va & ~PAGE_MASK);
 	u8 *bytes = tr->d->scratch->bytes;
 	struct tinsn *t = &tr->insns[0];
-	const u8 *host = mmu_fetched_page(tr->vcpu, dbt_next_page(tr->vcpu, tr->va));
 
-	if (head >= INSN_MAX_LEN || tr->d->diff || !host)
+	if (tr->d->diff)
 		return;
 	memcpy(bytes, page->bytes + PAGE_SIZE - head, head);
-	if (host_copy(bytes + head, host, INSN_MAX_LEN - head))
-		return;
+	memcpy(bytes + head, tail->bytes, INSN_MAX_LEN - head);
 	t->rip = tr->va;
 	if (!decode_one(tr, t, bytes, INSN_MAX_LEN) || t->insn.len <= head)
 		return;
 	tinsn_init(tr, t);
-	make_handler(t);
-	tr->head = head;
 	tr->nr = 1;
+	tr->head = head;
+	if (!t->end)
+		decode_from(tr, tail, dbt_next_page(tr->vcpu, tr->va), t->insn.len - head);
+	dont_end_in_sti(tr);
 }
 
 /* ---- entries ----------------------------------------------------------------------------------- */
@@ -274,7 +282,8 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 	b->code_end = tr->e->at;
 }
 
-struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, unsigned ctx, bool narrow)
+struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, struct dbt_page *tail, unsigned ctx,
+				bool narrow)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct trans tr = {
@@ -286,9 +295,10 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	const struct tinsn *last;
 	struct dbt_block *b;
 
-	decode_block(&tr, page);
-	if (!tr.nr)
-		decode_across(&tr, page);
+	if (unlikely(tail))
+		decode_across(&tr, page, tail);
+	else
+		decode_block(&tr, page);
 	if (!tr.nr)
 		return NULL;
 	find_live_flags(&tr);
@@ -302,6 +312,8 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 		.ctx = ctx,
 		.narrow = narrow,
 		.len = tr.head ? tr.head : last->rip + last->insn.len - va,
+		.head = tr.head,
+		.tail_gpa = tail ? tail->gpa : 0,
 	};
 	b->first_exit = d->nr_exits;
 	emit_block(&tr, b);
@@ -314,7 +326,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	if (unlikely(d->diff))
 		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK));
 	perfmap_block(d, b);
-	dbt_block_add(d, page, b);
+	dbt_block_add(d, page, b, tail, tail ? last->rip + last->insn.len - dbt_next_page(vcpu, va) : 0);
 	vcpu->stat.dbt_blocks++;
 	return b;
 }

@@ -80,7 +80,7 @@ struct trans {
 	unsigned nr_ranges;
 	struct range ranges[DBT_BLOCK_INSNS + 1];
 	unsigned retired;	/* instructions before what is emitted now, the present one included */
-	u8 head;		/* struct dbt_site's */
+	u8 head;		/* struct dbt_block's */
 	s8 t1_range;		/* T1 holds this one's difference, -1: nobody's */
 };
 

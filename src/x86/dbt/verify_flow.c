@@ -64,8 +64,9 @@ static void forget_reg(struct state *s, u8 r)
 /* The guest's instruction at a site, from the bytes of the block's page. */
 static bool guest_insn(struct dbt_verifier *v, u32 site, ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops)
 {
-	const struct dbt_page *page = dbt_page_find(v->d, v->b->gpa & PAGE_MASK);
 	const struct dbt_site *s = &v->d->sites[site];
+	bool tail = (s->rip ^ v->b->va) & PAGE_MASK;
+	const struct dbt_page *page = dbt_page_find(v->d, tail ? v->b->tail_gpa : v->b->gpa & PAGE_MASK);
 	u32 off = s->rip & ~PAGE_MASK;
 
 	return page && off + s->insn.len <= PAGE_SIZE &&
