@@ -115,7 +115,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
-	d->nr_faults = 0;
+	d->nr_faults = d->common_faults;
 	d->nr_far_links = 0;
 	d->emit.at = d->code_start;
 	dbt_verifier_reset(d);

@@ -134,6 +134,12 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 		if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, t->ops[i].reg.value) == ZYDIS_REGISTER_RSP)
 			return false;
+	/* Sixteen registers in 64-bit mode, eight elsewhere; Zydis does not name them. */
+	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL) {
+		if (code32(t))
+			return false;
+		t->vec = true;
+	}
 	t->int_class = class == INT;
 	t->vec |= class == VEC && decode_uses_mxcsr(zi);
 	t->may_fault = t->mem || (class == VEC && decode_uses_mxcsr(zi)) || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||

@@ -153,6 +153,9 @@ struct dbt {
 	bool abort_access;	/* a kick found the thread in an access: give it up */
 	enum exec result;	/* why dbt_call_insn() left */
 	/* offsets of the common code */
+#define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
+	u32 rep[DBT_REP_CTXS][4][2];	/* REP STOS, MOVS by log2 of the element's size */
+	u32 common_faults;	/* rows of these */
 	u32 enter, slow, exit_slot, exit_host, exit_indirect, load_vec;
 	struct dbt_scratch *scratch;	/* translate.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
@@ -184,6 +187,11 @@ enum exec dbt_access_failed(void);
 
 /* stubs.c: the code before the first block. */
 void dbt_emit_common(struct dbt *d);
+/* rep.c: common code for REP STOS and MOVS */
+void dbt_emit_reps(struct dbt *d);
+/* What to call in place of the slow path, or that itself. */
+u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstruction *zi, const struct insn *insn);
+bool dbt_is_rep_stub(const struct dbt *d, u32 at);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 

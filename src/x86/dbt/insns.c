@@ -9,7 +9,7 @@ static void emit_handler(struct trans *tr, struct tinsn *t)
 {
 	flags_clobber(tr, FLAGS_ALL);
 	put_mov_imm(tr->e, T0, site_new(tr, t));
-	put_call(tr->e, tr->d->slow);
+	put_call(tr->e, dbt_rep_stub(tr->d, tr->ctx, t->zi, &t->insn));
 }
 
 static void emit_vec_check(struct trans *tr, struct tinsn *t)

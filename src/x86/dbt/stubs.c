@@ -225,8 +225,10 @@ void dbt_emit_common(struct dbt *d)
 	emit_exits(d);
 	emit_slow(d);
 	emit_load_vec(d);
+	dbt_emit_reps(d);
 	if (d->diff)
 		diff_emit_common(d);
 	d->code_start = (d->emit.at + 63) & ~63u;
 	d->emit.at = d->code_start;
+	d->common_faults = d->nr_faults;
 }

@@ -121,7 +121,7 @@ static bool call(struct dbt_verifier *v, u32 target)
 {
 	const struct dbt *d = v->d;
 
-	if (target == d->slow) {
+	if (target == d->slow || dbt_is_rep_stub(d, target)) {
 		if (!index_ok(v, d->nr_sites) || !nothing_leaks(v))
 			return false;
 		handler(v, v->now.reg[T0].a);
