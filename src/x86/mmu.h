@@ -33,9 +33,13 @@ struct tlb {
 #define TLB_USED_MAX 1024
 	u16 used[TLB_USED_MAX];		/* indices filled with what is not global since the last flush */
 	bool has_global;		/* there are others */
-	/* Pages (hashed) that have been in fetch[] since the last flush of their kind: local, global. */
-#define TLB_FETCHED_BITS 16384
-	u64 fetched[2][TLB_FETCHED_BITS / 64];
+	/*
+	 * Pages that have been in fetch[] since the last flush of their kind, and few others (Bloom filters). A kernel that
+	 * uses INVLPG all the time on a page that is taken for one of its code's costs it all links between pages, each time.
+	 */
+#define TLB_FETCHED_LOCAL 16384u	/* bits */
+#define TLB_FETCHED_GLOBAL 131072u
+	u64 fetched_local[TLB_FETCHED_LOCAL / 64], fetched_global[TLB_FETCHED_GLOBAL / 64];
 	bool global[TLB_ENTRIES];
 	bool fetch_global;		/* there are global entries in fetch[] */
 	u32 nr_fetch_used;		/* as nr_used, for fetch[] */

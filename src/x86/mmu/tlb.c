@@ -14,32 +14,48 @@ static void entry_clear(struct tlb *tlb, u32 i)
 
 /* ---- pages that code was fetched from ------------------------------------------ */
 
-static u32 fetched_bit(gva_t va)
+#define FETCHED_PROBES 3
+
+static u32 fetched_bit(gva_t va, unsigned probe, u32 bits)
 {
-	return ((va >> PAGE_SHIFT) ^ (va >> 26) ^ (va >> 40)) % TLB_FETCHED_BITS;
+	return ((va >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (47 - 17 * probe) & (bits - 1);
+}
+
+static void filter_add(u64 *filter, u32 bits, gva_t va)
+{
+	for (unsigned i = 0; i < FETCHED_PROBES; i++)
+		filter[fetched_bit(va, i, bits) / 64] |= BIT_ULL(fetched_bit(va, i, bits) % 64);
+}
+
+static bool filter_has(const u64 *filter, u32 bits, gva_t va)
+{
+	for (unsigned i = 0; i < FETCHED_PROBES; i++)
+		if (!(filter[fetched_bit(va, i, bits) / 64] & BIT_ULL(fetched_bit(va, i, bits) % 64)))
+			return false;
+	return true;
 }
 
 static void fetched_note(struct tlb *tlb, gva_t va, bool global)
 {
-	tlb->fetched[global][fetched_bit(va) / 64] |= BIT_ULL(fetched_bit(va) % 64);
+	if (global)
+		filter_add(tlb->fetched_global, TLB_FETCHED_GLOBAL, va);
+	else
+		filter_add(tlb->fetched_local, TLB_FETCHED_LOCAL, va);
 }
 
 /* What may have been derived from a fetch of this page: TLB_DROP_*. */
 static u8 fetched_kinds(const struct tlb *tlb, gva_t va)
 {
-	u64 bit = BIT_ULL(fetched_bit(va) % 64);
-	u32 word = fetched_bit(va) / 64;
-
-	return (tlb->fetched[0][word] & bit ? TLB_DROP_LOCAL : 0) |
-	       (tlb->fetched[1][word] & bit ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : 0);
+	return (filter_has(tlb->fetched_local, TLB_FETCHED_LOCAL, va) ? TLB_DROP_LOCAL : 0) |
+	       (filter_has(tlb->fetched_global, TLB_FETCHED_GLOBAL, va) ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : 0);
 }
 
 static void fetch_clear(struct tlb *tlb, bool all)
 {
 	if (tlb->nr_fetch_used)
-		memset(tlb->fetched[0], 0, sizeof(tlb->fetched[0]));
+		memset(tlb->fetched_local, 0, sizeof(tlb->fetched_local));
 	if (all)
-		memset(tlb->fetched[1], 0, sizeof(tlb->fetched[1]));
+		memset(tlb->fetched_global, 0, sizeof(tlb->fetched_global));
 	if (tlb->nr_fetch_used < TLB_FETCH_USED_MAX && !(all && tlb->fetch_global)) {
 		for (u32 i = 0; i < tlb->nr_fetch_used; i++)
 			if (all || !tlb->fetch[tlb->fetch_used[i]].global)
