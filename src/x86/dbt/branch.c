@@ -33,7 +33,7 @@ void put_leave(struct trans *tr, u32 exit, bool host_flags)
 void put_jump_known(struct trans *tr, u64 target)
 {
 	struct cold *c = cold_new(tr, COLD_EXIT);
-	u64 i = target & (JUMP_TABLE_SIZE - 1);
+	u64 i = jump_table_index(target);
 
 	c->index = exit_new(tr, target, false);
 	put_mov_imm(tr->e, T0, target);
@@ -104,7 +104,7 @@ static void put_exit_if(struct trans *tr, u8 cc, u64 target)
 void put_cold_exit(struct trans *tr, struct cold *c)
 {
 	struct dbt_exit *x = &tr->d->exits[c->index];
-	u64 i = x->target & (JUMP_TABLE_SIZE - 1);
+	u64 i = jump_table_index(x->target);
 	u32 miss;
 
 	if (!x->far) {
@@ -144,8 +144,9 @@ static void put_jump_indirect(struct trans *tr, u32 site)
 	struct hmem m = MEM_GS(T1, jump_entry(tr->ctx, 0, JUMP_VA));
 
 	c->index = site;
-	put_rr(e, W4, 0x89, T0, T1);
-	put_alu_imm(e, W4, 4, T1, JUMP_TABLE_SIZE - 1);
+	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
+	put32(e, JUMP_HASH);
+	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
 	put_rr(e, W4, 0x01, T1, T1);
 	m.scale = 3;
 	put_rm(e, W8, 0x3b, T0, m);

@@ -446,7 +446,8 @@ void dbt_take_code_log(struct vcpu *vcpu)
 /* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
 static u64 jump_empty(u32 i)
 {
-	return ~(u64)i;
+	_Static_assert((~0u * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT)) != 0, "the address for entry 0 belongs to it");
+	return i ? 0 : ~0ull;
 }
 
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
@@ -469,7 +470,7 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
-	u32 i = va & (JUMP_TABLE_SIZE - 1);
+	u32 i = jump_table_index(va);
 
 	if (t->at[i].va == jump_empty(i) && d->jump_used_nr[ctx] < JUMP_USED_MAX)
 		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;

@@ -161,7 +161,7 @@ struct dbt {
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
 	struct diff *diff;		/* NULL: no comparison with the interpreter */
 	u32 jump_used_nr[NR_TLBS];
-#define JUMP_USED_MAX 2048
+#define JUMP_USED_MAX 8192
 	u16 jump_used[NR_TLBS][JUMP_USED_MAX];
 };
 
@@ -184,6 +184,13 @@ static inline bool dbt_near_end(gva_t va)
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
 /* cache.c: what a host_copy() or host_compare() that failed means. */
 enum exec dbt_access_failed(void);
+
+/* Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. */
+#define JUMP_HASH 0x61c88647u
+static inline u32 jump_table_index(u64 va)
+{
+	return (u32)va * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT);
+}
 
 /* stubs.c: the code before the first block. */
 void dbt_emit_common(struct dbt *d);

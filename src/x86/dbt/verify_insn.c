@@ -92,13 +92,14 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 			return derived(INDEX, &x);
 		return is_secret(&x) ? secret : bits(v, dst, possible_bits(&x) & (wide ? y.a : (u32)y.a));
 	case ZYDIS_MNEMONIC_SHR:
-		if (y.kind != CONST || !wide)
+		if (y.kind != CONST)
 			break;
-		if ((is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3) {
+		if (wide && (is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3) {
 			x = as_address(&x);
 			return derived(SHIFTED, &x);
 		}
-		return is_secret(&x) ? secret : bits(v, dst, possible_bits(&x) >> (y.a & 63));
+		return is_secret(&x) ? secret :
+		       bits(v, dst, wide ? possible_bits(&x) >> (y.a & 63) : (u32)possible_bits(&x) >> (y.a & 31));
 	default:
 		break;
 	}

@@ -63,12 +63,11 @@ bool learn_jump_tables(struct dbt_verifier *v, struct vcpu *vcpu, struct dbt *d)
 	struct dbt_block b = { .slot_poll = 1 };
 
 	dbt_jump_add(vcpu, 0, va, &b);
-	v->jump_va = find_word(t, va);
-	v->jump_code = find_word(t, (u64)(d->mem.rx + b.slot_poll));
-	dbt_jump_add(vcpu, 0, va + 1, &b);
-	v->jump_stride = find_word(t, va + 1) - v->jump_va;
+	v->jump_stride = sizeof(*t) / JUMP_TABLE_SIZE;
+	v->jump_va = find_word(t, va) % v->jump_stride;
+	v->jump_code = find_word(t, (u64)(d->mem.rx + b.slot_poll)) % v->jump_stride;
 	dbt_flush_jumps(vcpu, 0);
-	return v->jump_va < sizeof(*t) && v->jump_code < sizeof(*t) && (v->jump_stride == 8 || v->jump_stride == 16);
+	return v->jump_va % 8 == 0 && v->jump_code % 8 == 0 && v->jump_va != v->jump_code;
 }
 
 /* ---- operands ---------------------------------------------------------------------------------- */
