@@ -195,6 +195,7 @@ static long vcpu_ioctl(struct kvm_file *file, u32 cmd, unsigned long arg)
 
 	if (vm_is_dead(vcpu->vm))
 		return -EIO;
+	vm_note_client(vcpu->vm);
 	row = find_vcpu(cmd);
 	if (!row)
 		return -EINVAL;
@@ -213,6 +214,7 @@ static long vm_ioctl(struct kvm_file *file, u32 cmd, unsigned long arg)
 
 	if (vm_is_dead(file->vm))
 		return -EIO;
+	vm_note_client(file->vm);
 	row = find_vm(cmd);
 	return row ? call_row(row, file, arg) : -ENOTTY;
 }

@@ -53,6 +53,7 @@ static void irqfd_free(struct irqfd *p)
 
 static void irqfd_raise(struct vm *vm, struct irqfd *p)
 {
+	vm_note_client(vm);
 	if (p->resample) {
 		vm_set_irq_locked(vm, KVM_IRQ_SOURCE_RESAMPLER, p->gsi, 1);
 		return;

@@ -157,6 +157,7 @@ struct vm {
 	struct memslots *spare_slots;	/* an old snapshot's memory, for the next one; under slots_lock */
 	struct vcpu **vcpus;		/* created_vcpus entries, grows; read under lock or after acquire of nr_vcpus */
 	_Atomic u32 nr_vcpus;
+	_Atomic u32 client_turns;	/* ioctls and irqfd events: occasions on which the client tells of what it did to memory */
 	u32 refs;			/* descriptors of any kind that keep the VM alive; api/fd.c */
 	u32 max_vcpu_ids;		/* KVM_CAP_MAX_VCPU_ID */
 	u64 manual_dirty_log_protect;	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 argument */
@@ -192,6 +193,12 @@ static inline struct memslots *_Atomic *vm_slots(struct vm *vm, unsigned as_id)
 static inline unsigned vm_nr_address_spaces(const struct vm *vm)
 {
 	return vm->private_mem ? 1 : KVM_ABI_ADDRESS_SPACES;
+}
+
+/* What the client has written by now is to be seen by whoever takes an interrupt from here on. */
+static inline void vm_note_client(struct vm *vm)
+{
+	atomic_fetch_add_explicit(&vm->client_turns, 1, memory_order_release);
 }
 
 /* kvm/vm.c */

@@ -83,7 +83,7 @@ struct mmu {
 		u32 len;
 	} code_stores[CODE_STORES_MAX];
 	/* The translator's: linear address to host code, a table per context; touched by it alone. */
-#define JUMP_TABLE_SHIFT 15
+#define JUMP_TABLE_SHIFT 17
 #define JUMP_TABLE_SIZE (1u << JUMP_TABLE_SHIFT)
 	struct jump_table {
 		struct jump_entry_host {

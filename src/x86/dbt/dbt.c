@@ -358,13 +358,17 @@ enum exec dbt_run(struct vcpu *vcpu)
 }
 
 /*
- * The client or its devices had an occasion to write (KVM_RUN is entered, an interrupt is taken): look at pages again
- * that are not mapped globally. Nobody loads a kernel's own code into place behind its back.
+ * KVM_RUN is entered, or an interrupt is taken. If the client has called since, it or its devices may have written: look at
+ * pages again that are not mapped globally. Nobody loads a kernel's own code into place behind its back.
  */
 void dbt_recheck(struct vcpu *vcpu)
 {
-	if (vcpu->arch.mmu)
-		vcpu->arch.dbt->seen_local_drops = vcpu->arch.mmu->local_drops - 1;
+	u32 turns = atomic_load_explicit(&vcpu->vm->client_turns, memory_order_acquire);
+
+	if (!vcpu->arch.mmu || vcpu->arch.dbt->client_seen == turns)
+		return;
+	vcpu->arch.dbt->client_seen = turns;
+	vcpu->arch.dbt->seen_local_drops = vcpu->arch.mmu->local_drops - 1;
 }
 
 /* The client may have written anywhere: look at pages again before they are executed. */

@@ -149,6 +149,7 @@ struct dbt {
 	u32 jump_key[NR_TLBS];	/* mode_key of each context's jump table */
 	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
 	bool many_vcpus;
+	u32 client_seen;	/* vm->client_turns, as last looked at */
 	u64 code_log_seen;	/* of other vCPUs' stores to code */
 	bool abort_access;	/* a kick found the thread in an access: give it up */
 	enum exec result;	/* why dbt_call_insn() left */
@@ -161,8 +162,8 @@ struct dbt {
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
 	struct diff *diff;		/* NULL: no comparison with the interpreter */
 	u32 jump_used_nr[NR_TLBS];
-#define JUMP_USED_MAX 8192
-	u16 jump_used[NR_TLBS][JUMP_USED_MAX];
+#define JUMP_USED_MAX 32768
+	u32 jump_used[NR_TLBS][JUMP_USED_MAX];
 };
 
 /* What common code returns: kind in the upper half, index (site or exit) in the lower. */
