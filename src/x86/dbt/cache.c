@@ -73,10 +73,9 @@ int dbt_create(struct vcpu *vcpu)
 	d->faults = map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
 	d->far_links = map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
 	d->arena = map_lazy(DBT_ARENA_SIZE);
-	d->hash = calloc(DBT_HASH_SIZE, sizeof(*d->hash));
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
-	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->hash || !d->pages ||
-	    dbt_scratch_create(d) || codemem_init(&d->mem, knob(KNOB_DBT_CACHE) << 10) ||
+	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->pages ||
+	    dbt_scratch_create(d) || codemem_init(&d->mem, knob(KNOB_DBT_CACHE) << 10) || dbt_hash_create(d) ||
 	    (diff_wanted() && diff_create(vcpu, d))) {
 		dbt_free(d);
 		return -ENOMEM;
@@ -111,7 +110,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 {
 	struct dbt *d = vcpu->arch.dbt;
 
-	memset(d->hash, 0, DBT_HASH_SIZE * sizeof(*d->hash));
+	dbt_hash_reset(d);
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
@@ -127,7 +126,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 
 bool dbt_has_room(const struct dbt *d)
 {
-	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
+	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && dbt_hash_has_room(d) && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= DBT_MAX_EXITS &&
 	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= DBT_MAX_FAULTS &&
 	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 128 + 8 * DBT_BLOCK_INSNS <= DBT_ARENA_SIZE;
@@ -157,29 +156,11 @@ static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
 
 /* ---- blocks ---------------------------------------------------------------------- */
 
-static struct dbt_block **block_slot(struct dbt *d, u64 va, gpa_t gpa)
-{
-	return &d->hash[(gpa ^ (va >> 12) * 0x9e3779b97f4a7c15ull) * 0x9e3779b97f4a7c15ull >> 48 &
-			(DBT_HASH_SIZE - 1)];
-}
-
-struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow)
-{
-	struct dbt_block *b;
-
-	for (b = *block_slot(d, va, gpa); b; b = b->next)
-		if (b->va == va && b->gpa == gpa && b->mode_key == mode_key && b->ctx == ctx && b->narrow == narrow)
-			return b;
-	return NULL;
-}
-
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len)
 {
-	struct dbt_block **slot = block_slot(d, b->va, b->gpa);
 	struct dbt_tail *t;
 
-	b->next = *slot;
-	*slot = b;
+	dbt_hash_add(d, b);
 	b->page_next = page->blocks;
 	page->blocks = b;
 	if (likely(!tail))
@@ -187,16 +168,6 @@ void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, st
 	t = dbt_arena_alloc(d, sizeof(*t));
 	*t = (struct dbt_tail){ .next = tail->tails, .block = b, .len = tail_len };
 	tail->tails = t;
-}
-
-static void block_unhash(struct dbt *d, struct dbt_block *b)
-{
-	struct dbt_block **link = block_slot(d, b->va, b->gpa);
-
-	while (*link && *link != b)
-		link = &(*link)->next;
-	if (*link)
-		*link = b->next;
 }
 
 /* Whoever comes to this place of a block that is no more leaves, and later is led on to the translation that takes its place. */
@@ -218,7 +189,7 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	struct emit e = d->emit;
 
 	b->dead = true;
-	block_unhash(d, b);
+	dbt_hash_remove(d, b);
 	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
 		d->exits[i].linkable = d->exits[i].far = false;

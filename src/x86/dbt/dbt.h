@@ -63,7 +63,6 @@ struct dbt_exit {
 };
 
 struct dbt_block {
-	struct dbt_block *next;		/* hash chain */
 	struct dbt_block *page_next;	/* of the same guest page */
 	u64 va;
 	gpa_t gpa;
@@ -122,7 +121,6 @@ struct dbt_fault_row {
 #define DBT_MAX_EXITS (512u << 10)
 #define DBT_MAX_FAR_LINKS (256u << 10)
 #define DBT_MAX_FAULTS (512u << 10)
-#define DBT_HASH_SIZE 65536u
 #define DBT_PAGE_HASH_SIZE 4096u
 #define DBT_ARENA_SIZE (64ul << 20)
 #define DBT_BLOCK_INSNS 64
@@ -138,7 +136,10 @@ struct dbt {
 	u32 nr_sites, nr_exits, nr_faults;
 	u32 *far_links;		/* exits */
 	u32 nr_far_links;
-	struct dbt_block **hash;
+	struct dbt_hash_entry {
+		u32 tag, place;
+	} *hash;			/* block_hash.c */
+	u32 hash_mask, hash_used;
 	struct dbt_page **pages;
 	u8 *arena;
 	size_t arena_used;
@@ -203,12 +204,19 @@ bool dbt_is_rep_stub(const struct dbt *d, u32 at);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 
+/* block_hash.c */
+int dbt_hash_create(struct dbt *d);	/* mem is there */
+void dbt_hash_reset(struct dbt *d);
+bool dbt_hash_has_room(const struct dbt *d);
+struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);
+void dbt_hash_add(struct dbt *d, const struct dbt_block *b);
+void dbt_hash_remove(struct dbt *d, const struct dbt_block *b);
+
 /* cache.c */
 int dbt_create(struct vcpu *vcpu);
 void dbt_flush_all(struct vcpu *vcpu);
 bool dbt_has_room(const struct dbt *d);
 void *dbt_arena_alloc(struct dbt *d, size_t size);
-struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);
 /* tail: the page it ends on, if that is another; tail_len: bytes there. */
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len);
 /* NULL also if there are no translations. */
