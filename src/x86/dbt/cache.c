@@ -41,6 +41,13 @@ static void unmap_lazy(void *p, size_t size)
 		munmap(p, size);
 }
 
+/* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
+static u64 jump_empty(u32 i)
+{
+	_Static_assert((~0u * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT)) != 0, "the address for entry 0 belongs to it");
+	return i ? 0 : ~0ull;
+}
+
 static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc);
 
 static void dbt_free(struct dbt *d)
@@ -89,8 +96,9 @@ int dbt_create(struct vcpu *vcpu)
 	perfmap_common(d);
 	vcpu->arch.dbt = d;
 	vcpu->arch.mmu->note_code_stores = true;
+	/* The others are empty as they are: touched by nobody, they take no memory. */
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
-		d->jump_used_nr[ctx] = JUMP_USED_MAX;
+		vcpu->arch.mmu->jumps[ctx].at[0].va = jump_empty(0);
 	dbt_flush_all(vcpu);
 	if (knob(KNOB_DBT_VERIFY) && dbt_verifier_create(vcpu, d)) {
 		dbt_destroy(vcpu);
@@ -413,13 +421,6 @@ void dbt_take_code_log(struct vcpu *vcpu)
 }
 
 /* ---- ways from block to block ---------------------------------------------------------- */
-
-/* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
-static u64 jump_empty(u32 i)
-{
-	_Static_assert((~0u * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT)) != 0, "the address for entry 0 belongs to it");
-	return i ? 0 : ~0ull;
-}
 
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 {
