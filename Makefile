@@ -46,6 +46,7 @@ endif
 TOOLS :=
 DIGEST_CHECKS :=
 CHECKS :=
+LAST_CHECKS :=
 
 .PHONY: all
 all: $(BUILD)/libsoftkvm.so $(BUILD)/libsoftkvm-preload.so $(BUILD)/softkvm
@@ -127,7 +128,7 @@ guest: $(GUEST)
 check: deps-test
 	$(Q)$(MAKE) --no-print-directory all examples check-programs guest
 	$(Q)BUILD=$(BUILD) tests/run.sh $(BUILD)/tests/logs $(SCRIPTS) $(UNIT) $(addsuffix .run,$(API)) \
-		$(CHECKS) $(DIGEST_CHECKS) tests/boot/check-boot.sh tests/boot/check-migrate.py
+		$(CHECKS) $(LAST_CHECKS) $(DIGEST_CHECKS) tests/boot/check-boot.sh tests/boot/check-migrate.py
 
 .PHONY: check-programs
 check-programs: $(UNIT) $(API) $(addsuffix .run,$(API))

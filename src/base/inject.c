@@ -9,6 +9,7 @@
 
 static const char *const names[NR_INJECT_SITES] = {
 	[INJECT_DIRTY_RESET_LIMIT] = "dirty_reset_limit",
+	[INJECT_DIRTY_RESET_SLOW] = "dirty_reset_slow",
 	[INJECT_DIRTY_RESET_STRICT] = "dirty_reset_strict",
 	[INJECT_GMEM_LINK_FD] = "gmem_link_fd",
 	[INJECT_MOVE_CTX_STAGE2] = "move_ctx_stage2",

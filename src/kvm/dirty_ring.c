@@ -120,7 +120,7 @@ void dirty_ring_push(struct vcpu *vcpu, const struct memslot *slot, u64 offset)
 
 struct reset_walk {
 	struct vm *vm;
-	u64 count, limit;
+	u64 count, limit, slow_ns;
 	_Atomic u64 signal;	/* a client's signal has come */
 	bool strict, interrupted;
 	/* The batch: pages of one slot within 64 of each other. */
@@ -170,6 +170,14 @@ static void gather(struct reset_walk *w, u32 slot, u64 offset)
 	w->mask = 1;
 }
 
+static void be_slow(u64 ns)
+{
+	u64 end = host_now_ns() + ns;
+
+	while (host_now_ns() < end)
+		;
+}
+
 static bool must_stop(struct reset_walk *w, u64 done, u32 size)
 {
 	if (w->count >= w->limit)
@@ -194,6 +202,8 @@ static bool reset_ring(struct reset_walk *w, struct dirty_ring *ring)
 			return true;
 		if (must_stop(w, done, ring->size))
 			return false;
+		if (unlikely(w->slow_ns))
+			be_slow(w->slow_ns);
 		slot = __atomic_load_n(&gfn->slot, __ATOMIC_RELAXED);
 		offset = __atomic_load_n(&gfn->offset, __ATOMIC_RELAXED);
 		/* Free from here on: the producer must not find old flags behind its new entry. */
@@ -235,6 +245,7 @@ long vm_reset_dirty_rings(struct vm *vm)
 	struct reset_walk w = {
 		.vm = vm,
 		.limit = limit ? min(limit, (u64)INT_MAX) : INT_MAX,
+		.slow_ns = inject_value(INJECT_DIRTY_RESET_SLOW),
 		.strict = inject_value(INJECT_DIRTY_RESET_STRICT),
 	};
 	struct host_guest_ctx ctx = { .requests = &w.signal, .signal_request = 1 };

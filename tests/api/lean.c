@@ -4,7 +4,8 @@
  * (KVM_GET_STATS_FD) is checked where it is SoftKVM that reports; the rest is for any KVM.
  *
  * Seen to fail with a calloc(32768) in vm_create() (HP4, HP9), mmu_create() in arch_vcpu_create() (HP4), a leak in
- * create_slot() (HP8), a memslots_free() left out of vm_destroy() (HP9), and mmu_page_hash_bytes set at creation (HP1, HP2).
+ * create_slot() (HP8), a memslots_free() left out of vm_destroy() (HP9), and mmu_page_hash_bytes set at creation (HP1, HP2),
+ * vm_struct_bytes of 5000 (HP5), and without the statistics (all of them).
  */
 #include <malloc.h>
 #include <sys/resource.h>

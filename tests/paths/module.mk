@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# Who is told what when /dev/kvm or a parameter cannot be opened.
+# Who is told what when /dev/kvm or a parameter cannot be opened. After the selftests, one of which it runs.
 PATHS_TOOL := $(BUILD)/tests/paths/tool
-CHECKS += tests/paths/check-paths
+LAST_CHECKS += tests/paths/check-paths
 
 $(PATHS_TOOL): tests/paths/tool.c tests/lib/paths.h
 	@mkdir -p $(@D)
