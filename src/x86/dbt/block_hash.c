@@ -45,7 +45,9 @@ int dbt_hash_create(struct dbt *d)
 
 void dbt_hash_reset(struct dbt *d)
 {
-	memset(d->hash, 0, (d->hash_mask + 1ul) * sizeof(*d->hash));
+	/* Not the first time: it takes no memory before it is needed. */
+	if (d->hash_used)
+		memset(d->hash, 0, (d->hash_mask + 1ul) * sizeof(*d->hash));
 	d->hash_used = 0;
 }
 
