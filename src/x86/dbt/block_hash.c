@@ -6,8 +6,6 @@
  *  1. An entry is empty, or a block's, or was one's. The tag is of the whole key: other blocks are hardly ever looked at.
  *  2. There is always an empty entry, or a search would not end (dbt_hash_has_room()).
  */
-#include <stdlib.h>
-
 #include "x86/dbt/dbt.h"
 
 #define EMPTY 0u
@@ -38,9 +36,14 @@ int dbt_hash_create(struct dbt *d)
 	/* A block takes more than this of code, as a rule. */
 	while (size < d->mem.size / 128)
 		size *= 2;
-	d->hash = calloc(size, sizeof(*d->hash));
+	d->hash = host_map_lazy(size * sizeof(*d->hash));
 	d->hash_mask = size - 1;
 	return d->hash ? 0 : -1;
+}
+
+void dbt_hash_destroy(struct dbt *d)
+{
+	host_unmap_lazy(d->hash, (d->hash_mask + 1ul) * sizeof(*d->hash));
 }
 
 void dbt_hash_reset(struct dbt *d)

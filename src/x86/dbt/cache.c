@@ -18,7 +18,6 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "kvm/guest_memfd.h"
 #include "x86/dbt/dbt.h"
@@ -27,19 +26,6 @@
 #include "x86/dbt/watch.h"
 #include "x86/interp/interp.h"
 #include "x86/knobs.h"
-
-static void *map_lazy(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void unmap_lazy(void *p, size_t size)
-{
-	if (p)
-		munmap(p, size);
-}
 
 /* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
 static u64 jump_empty(u32 i)
@@ -56,30 +42,30 @@ static void dbt_free(struct dbt *d)
 		host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, NULL);
 		codemem_free(&d->mem);
 	}
-	unmap_lazy(d->sites, DBT_MAX_SITES * sizeof(*d->sites));
-	unmap_lazy(d->exits, DBT_MAX_EXITS * sizeof(*d->exits));
-	unmap_lazy(d->faults, DBT_MAX_FAULTS * sizeof(*d->faults));
-	unmap_lazy(d->far_links, DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
-	unmap_lazy(d->arena, DBT_ARENA_SIZE);
-	free(d->hash);
+	host_unmap_lazy(d->sites, DBT_MAX_SITES * sizeof(*d->sites));
+	host_unmap_lazy(d->exits, DBT_MAX_EXITS * sizeof(*d->exits));
+	host_unmap_lazy(d->faults, DBT_MAX_FAULTS * sizeof(*d->faults));
+	host_unmap_lazy(d->far_links, DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
+	host_unmap_lazy(d->arena, DBT_ARENA_SIZE);
+	dbt_hash_destroy(d);
 	free(d->pages);
 	free(d->scratch);
 	diff_destroy(d);
 	dbt_verifier_destroy(d);
-	free(d);
+	host_unmap_lazy(d, sizeof(*d));
 }
 
 int dbt_create(struct vcpu *vcpu)
 {
-	struct dbt *d = calloc(1, sizeof(*d));
+	struct dbt *d = host_map_lazy(sizeof(*d));
 
 	if (!d)
 		return -ENOMEM;
-	d->sites = map_lazy(DBT_MAX_SITES * sizeof(*d->sites));
-	d->exits = map_lazy(DBT_MAX_EXITS * sizeof(*d->exits));
-	d->faults = map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
-	d->far_links = map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
-	d->arena = map_lazy(DBT_ARENA_SIZE);
+	d->sites = host_map_lazy(DBT_MAX_SITES * sizeof(*d->sites));
+	d->exits = host_map_lazy(DBT_MAX_EXITS * sizeof(*d->exits));
+	d->faults = host_map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
+	d->far_links = host_map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
+	d->arena = host_map_lazy(DBT_ARENA_SIZE);
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
 	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->pages ||
 	    dbt_scratch_create(d) || codemem_init(&d->mem, knob(KNOB_DBT_CACHE) << 10) || dbt_hash_create(d) ||

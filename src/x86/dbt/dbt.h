@@ -206,6 +206,7 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 
 /* block_hash.c */
 int dbt_hash_create(struct dbt *d);	/* mem is there */
+void dbt_hash_destroy(struct dbt *d);
 void dbt_hash_reset(struct dbt *d);
 bool dbt_hash_has_room(const struct dbt *d);
 struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/host.h"
 #include "x86/knobs.h"
 #include "x86/mmu/mmu_internal.h"
 
@@ -97,13 +98,13 @@ static void count_drops(struct mmu *mmu, u8 kinds)
 
 int mmu_create(struct vcpu *vcpu)
 {
-	struct mmu *mmu = calloc(1, sizeof(*mmu));
+	struct mmu *mmu = host_map_lazy(sizeof(*mmu));
 
 	if (!mmu)
 		return -ENOMEM;
 	mmu->code_gfns = calloc(1024, sizeof(*mmu->code_gfns));
 	if (!mmu->code_gfns) {
-		free(mmu);
+		host_unmap_lazy(mmu, sizeof(*mmu));
 		return -ENOMEM;
 	}
 	mmu->code_mask = 1023;
@@ -123,7 +124,7 @@ void mmu_destroy(struct vcpu *vcpu)
 	if (!vcpu->arch.mmu)
 		return;
 	free(vcpu->arch.mmu->code_gfns);
-	free(vcpu->arch.mmu);
+	host_unmap_lazy(vcpu->arch.mmu, sizeof(*vcpu->arch.mmu));
 	vcpu->arch.mmu = NULL;
 	vcpu->arch.tlb = NULL;
 }
