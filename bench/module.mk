@@ -3,6 +3,7 @@
 # make bench-quick    fewer of them, under five minutes      make bench-distro   Debian's own boot to login
 # make bench-scale    cost as the work grows, and memory     make bench-trace    what tracing costs
 # make bench-memory   dirty logging, demand paging, memslots, beside the machine's own KVM
+# make bench-latency  how late timers and IPIs are while vCPUs compute (SAMPLES=)
 BENCH_OUT := $(BUILD)/bench
 BENCH_PROGRAMS := $(addprefix $(BENCH_OUT)/,work agent nothing)
 ROUNDS ?= 5
@@ -45,6 +46,15 @@ $(BENCH_OUT)/memory: bench/memory.c tests/api/kvmtest.h
 .PHONY: bench-memory
 bench-memory: all $(BENCH_OUT)/memory
 	$(Q)BUILD=$(BUILD) bench/memory.sh
+
+# Timers and IPIs: bench/latency.c, a client as well.
+$(BENCH_OUT)/latency: bench/latency.c tests/api/kvmtest.h tests/api/both.h
+	@mkdir -p $(dir $@)
+	$(if $(Q),@echo "  CC      $@")
+	$(Q)$(CC) -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -Isrc -Itests -pthread -o $@ $<
+.PHONY: bench-latency
+bench-latency: all $(BENCH_OUT)/latency
+	$(Q)BUILD=$(BUILD) bench/latency.sh
 
 # An exit to userspace and back: in a build without tracing, with it off, and with it on.
 bench-trace: all $(BUILD)/tests/trace/spin

@@ -152,12 +152,25 @@ int source_compare_bytes(const u8 *want, const u8 *host, unsigned len)
 	return 1;
 }
 
-static int block_matches(const struct block *b, const struct source *src)
+/*
+ * 1: b is what stands there, 0: it is of the past, -1: *r says why not. The second page is looked at only if the bytes on the
+ * first one want it: what stands there now may well end on the first, and the second be absent.
+ */
+static int block_matches(struct vcpu *vcpu, const struct block *b, struct source *src, bool *other_page, enum exec *r)
 {
 	int m = block_matches_at(b, src->host);
 
-	if (m == 1 && b->len > b->len1)
-		m = source_compare_bytes((const u8 *)b->source + b->len1, src->host2, b->len - b->len1);
+	*other_page = false;
+	if (m == 1 && b->page2 != ~0ull) {
+		*r = source_open_second(vcpu, src);
+		if (*r != EXEC_OK)
+			return -1;
+		*other_page = b->page2 != src->page2;
+		if (!*other_page)
+			m = source_compare_bytes((const u8 *)b->source + b->len1, src->host2, b->len - b->len1);
+	}
+	if (m < 0)
+		*r = block_access_failed();
 	return m;
 }
 
@@ -170,28 +183,22 @@ static struct block *block_find(struct vcpu *vcpu, struct source *src, enum exec
 
 	*r = EXEC_OK;
 	while ((b = *link)) {
+		bool other_page;
 		int m;
 
 		if (b->gpa != src->gpa || b->mode_key != vcpu->arch.mode_key) {
 			link = &b->next;
 			continue;
 		}
-		if (b->page2 != ~0ull) {
-			*r = source_open_second(vcpu, src);
-			if (*r != EXEC_OK)
-				return NULL;
-			if (b->page2 != src->page2) {
-				link = &b->next;
-				continue;
-			}
+		m = block_matches(vcpu, b, src, &other_page, r);
+		if (m < 0)
+			return NULL;
+		if (other_page) {
+			link = &b->next;
+			continue;
 		}
-		m = block_matches(b, src);
 		if (m == 1)
 			return b;
-		if (m < 0) {
-			*r = block_access_failed();
-			return NULL;
-		}
 		*link = b->next;
 		vcpu->stat.blocks_invalidated++;
 	}
