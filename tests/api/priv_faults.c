@@ -118,6 +118,34 @@ T(gp_smsw_umip, LU, "9: smsw %ax", e->s.cr4 |= 0x800, GP, 0, )
 T(gp_str_umip, LU, "9: str %ax", e->s.cr4 |= 0x800, GP, 0, )
 T(gp_sldt_umip, LU, "9: sldt %ax", e->s.cr4 |= 0x800, GP, 0, )
 T(sgdt_cpl0_umip, L, "9: sgdt 0x20000", e->s.cr4 |= 0x800, OK, NOERR, WANT(*at16(e, DATA), 0xff); WANT(*at64(e, DATA + 2), GDT))
+T(sidt_cpl0_umip, L, "9: sidt 0x20000", e->s.cr4 |= 0x800, OK, NOERR, WANT(*at16(e, DATA), 0xfff); WANT(*at64(e, DATA + 2), IDT))
+T(smsw_cpl0_umip, L, "mov $-1, %rax\n9: smsw %ax", e->s.cr4 |= 0x800, OK, NOERR, WANT(r->regs.rax, 0xffffffffffff0031))
+T(str_cpl0_umip, L, "9: str %eax", e->s.cr4 |= 0x800, OK, NOERR, WANT(r->regs.rax, TSSSEL))
+T(sldt_cpl0_umip, L, "mov $0x60, %ecx\nlldt %cx\n9: sldt %eax", e->s.cr4 |= 0x800, OK, NOERR, WANT(r->regs.rax, LDTSEL))
+T(gp_smsw_umip_32, P32U, "9: smsw %eax", e->s.cr4 |= 0x800, GP, 0, )
+T(gp_sgdt_umip_32, P32U, "9: sgdt 0x20000", e->s.cr4 |= 0x800, GP, 0, WANT(*at16(e, DATA), 0))
+T(gp_sldt_umip_compat, CU, "9: sldt 0x20000", e->s.cr4 |= 0x800, GP, 0, )
+T(gp_umip_before_pf, LU, "9: sidt 0x40000", e->s.cr4 |= 0x800, GP, 0, )
+T(gp_smsw_umip_v86, V86, "9: smsw %ax", e->s.cr4 |= 0x800, GP, 0, )
+static struct kvm_segment priv_ldt(void)
+{
+	return (struct kvm_segment){ .base = LDT, .limit = 0xff, .selector = LDTSEL, .type = 2, .present = 1 };
+}
+
+/* Without it anyone may: a user's case ends in the #GP of its HLT. */
+T(sgdt_user, LU, "sgdt 0x20000\n9: hlt", , GP, 0, WANT(*at16(e, DATA), 0xff); WANT(*at64(e, DATA + 2), GDT); WANT(*at16(e, DATA + 10), 0))
+T(sidt_user, LU, "sidt 0x20000\n9: hlt", , GP, 0, WANT(*at16(e, DATA), 0xfff); WANT(*at64(e, DATA + 2), IDT))
+T(smsw_user, LU, "mov $-1, %rax\nsmsw %ax\n9: hlt", , GP, 0, WANT(r->regs.rax, 0xffffffffffff0031))
+T(smsw_user_64, LU, "mov $-1, %rax\nsmsw %rax\n9: hlt", , GP, 0, WANT(r->regs.rax, 0x80010031))
+T(smsw_user_mem, LU, "smsw 0x20000\n9: hlt", *at64(e, DATA) = ~0ull, GP, 0, WANT(*at64(e, DATA), 0xffffffffffff0031))
+T(str_user, LU, "mov $-1, %rax\nstr %ax\n9: hlt", , GP, 0, WANT(r->regs.rax, 0xffffffffffff0000 | TSSSEL))
+T(str_user_32, LU, "mov $-1, %rax\nstr %eax\n9: hlt", , GP, 0, WANT(r->regs.rax, TSSSEL))
+T(str_user_mem, LU, "str 0x20000\n9: hlt", *at64(e, DATA) = ~0ull, GP, 0, WANT(*at64(e, DATA), 0xffffffffffff0000 | TSSSEL))
+T(sldt_user, LU, "mov $-1, %rax\nsldt %rax\n9: hlt", e->s.ldt = priv_ldt(), GP, 0,
+  WANT(r->regs.rax, LDTSEL))
+T(sgdt_user_32, P32U, "sgdt 0x20000\n9: hlt", *at64(e, DATA) = ~0ull, GP, 0, WANT(*at64(e, DATA), 0xffff0000000000ff | (uint64_t)GDT << 16))
+T(sidt_user_compat, CU, "sidt 0x20000\n9: hlt", *at64(e, DATA) = ~0ull, GP, 0, WANT(*at64(e, DATA), 0xffff000000000fff | (uint64_t)IDT << 16))
+T(pf_sgdt_user, LU, "9: sgdt 0x40000", , PF, 7, WANT(r->sregs.cr2, 0x40000))
 
 /* ---- #GP: values ----------------------------------------------------------------------------- */
 T(gp_cr0_pg_no_pe, P32, "mov $0x80000010, %eax\n9: mov %eax, %cr0", , GP, 0, )

@@ -30,12 +30,30 @@ T(gp_xsaves_align, L, ENABLE "9: xsaves64 16(%rbx)", XON, GP, 0, )
 T(nm_xsaves, L, ENABLE "mov %cr0, %rcx\nor $8, %ecx\nmov %rcx, %cr0\n9: xsaves64 (%rbx)", XON, NM, NOERR, WANT(AREA_COMP, 0))
 T(ud_xsaves_no_osxsave, L, "mov $0x20000, %ebx\n9: xsaves64 (%rbx)", , UD, NOERR, )
 T(ud_xsaves_66, L, ENABLE "9: .byte 0x66, 0x0f, 0xc7, 0x2b", XON, UD, NOERR, )
-T(pf_xsaves, L, ENABLE "mov $0x24000, %ebx\n9: xsaves64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2, WANT(r->sregs.cr2, 0x24000))
+T(pf_xsaves, L, ENABLE "mov $0x24000, %ebx\n9: xsaves64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2, WANT(r->sregs.cr2 & ~0xfffull, 0x24000))
 /* The upper halves' place is on an absent page: it is touched when they are in use. */
 T(xsavec_unused_absent, L, ENABLE "vzeroall\nmov $6, %eax\nmov $0x23dc0, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x24000, 0), OK, NOERR,
   WANT(*at64(e, 0x23dc0 + 520), COMPACT | 6))
 T(pf_xsavec_used_absent, L, ENABLE "vzeroall\n" ONES "mov $6, %eax\nmov $0x23dc0, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2,
-  WANT(r->sregs.cr2, 0x24000))
+  WANT(r->sregs.cr2 & ~0xfffull, 0x24000))
+
+/* And so is the legacy part: by what lies there, or by MXCSR, which in the standard format is SSE's and AVX's. */
+T(xsavec_legacy_absent, L, ENABLE "xor %eax, %eax\nmov $0x23e00, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x23000, 0), OK, NOERR,
+  WANT(*at64(e, 0x24000), 0); WANT(*at64(e, 0x24008), COMPACT))
+T(xsavec_avx_legacy_absent, L, ENABLE ONES "mov $4, %eax\nmov $0x23e00, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x23000, 0), OK, NOERR,
+  WANT(*at64(e, 0x24000), 4); WANT(*at64(e, 0x24040 + 48), ~0ull))
+T(xsave_nothing_legacy_absent, L, ENABLE "xor %eax, %eax\nmov $0x23e00, %ebx\n9: xsave64 (%rbx)", XON; pte_set(e, 0x23000, 0); *at64(e, 0x24000) = 0x55, OK, NOERR,
+  WANT(*at64(e, 0x24000), 0x55))
+T(pf_xsave_avx_legacy_absent, L, ENABLE "mov $4, %eax\nmov $0x23e00, %ebx\n9: xsave64 (%rbx)", XON; pte_set(e, 0x23000, 0), PF, 2,
+  WANT(r->sregs.cr2 & ~0xfffull, 0x23000))
+T(pf_xsavec_x87_legacy_absent, L, ENABLE "fninit\nfld1\nmov $1, %eax\nmov $0x23e00, %ebx\n9: xsavec64 (%rbx)", XON; pte_set(e, 0x23000, 0), PF, 2,
+  WANT(r->sregs.cr2 & ~0xfffull, 0x23000); WANT(*at64(e, 0x24008), 0))
+T(xrstor_nothing_legacy_absent, L, ENABLE "xor %eax, %eax\nmov $0x23e00, %ebx\n9: xrstor64 (%rbx)", XON; pte_set(e, 0x23000, 0); *at64(e, 0x24000) = 7, OK, NOERR, )
+T(pf_xrstor_avx_legacy_absent, L, ENABLE "mov $4, %eax\nmov $0x23e00, %ebx\n9: xrstor64 (%rbx)", XON; pte_set(e, 0x23000, 0), PF, 0,
+  WANT(r->sregs.cr2 & ~0xfffull, 0x23000))
+/* FXSAVE's 512 bytes have to be writable, though the last ones are not written. */
+T(pf_fxsave_tail, L, ENABLE "mov $0x23e50, %ebx\n9: fxsave64 (%rbx)", XON; pte_set(e, 0x24000, 0), PF, 2,
+  WANT(r->sregs.cr2 & ~0xfffull, 0x24000); WANT(*at16(e, 0x23e50), 0))
 
 /* ---- restoring ---------------------------------------------------------------------- */
 #define IMAGE(bv, comp) XON; AREA_BV = bv; AREA_COMP = comp; *at32(e, DATA + 24) = 0x1f80

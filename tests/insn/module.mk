@@ -24,7 +24,7 @@ check-insn: $(INSN_TESTS)
 # (ten million cases and more, a few minutes) by `make check-insn-long`. Not under sanitizers, whose
 # shadow memory lies where the test needs nothing to be.
 ORACLE := $(BUILD)/tests/insn/oracle
-ORACLE_OBJ := $(patsubst %,$(BUILD)/obj/tests/insn/%.o,oracle oracle_gen oracle_guest oracle_native oracle_seg)
+ORACLE_OBJ := $(patsubst %,$(BUILD)/obj/tests/insn/%.o,oracle oracle_compare oracle_gen oracle_guest oracle_native oracle_seg)
 -include $(ORACLE_OBJ:.o=.d)
 $(ORACLE): $(ORACLE_OBJ) $(CORE_OBJ)
 	@mkdir -p $(@D)
@@ -56,6 +56,6 @@ check-programs: $(LEGACY)
 
 .PHONY: check-insn-long
 check-insn-long: all $(ORACLE) $(LEGACY)
-	$(ORACLE) --long
+	SOFTKVM_ENGINE=interp $(ORACLE) --long
 	SOFTKVM_ENGINE=dbt $(ORACLE) --long
 	BUILD=$(BUILD) tests/insn/check-legacy --long

@@ -97,12 +97,22 @@ bool oracle_segments_differ(const struct oracle_state *n, const struct oracle_st
 /* Does a stack segment leave the upper half of ESP to chance (the kernel's, on its way back)? */
 bool oracle_is_small_stack(u16 ss);
 
+/* oracle_compare.c. g is put as the host's kernel would deliver it. */
+enum oracle_verdict { ORACLE_SAME, ORACLE_EXCUSED, ORACLE_DIFFERENT };
+enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_state *n, struct oracle_state *g);
+void oracle_show_excused(unsigned nr);
+void oracle_print_excuses(void);
+extern char oracle_why[160];	/* the last difference found */
+void oracle_print_case(const struct oracle_case *c);
+
 /* oracle_gen.c */
 extern u64 oracle_seed;
 u64 rnd(void);
 extern struct oracle_memory oracle_native, oracle_guest;
 /* Random state for the decoded instruction, its operands where they are interesting. False: not this one. */
 bool gen_state(struct oracle_case *c);
+/* FXSAVE, XSAVE, their other forms, and what loads such images. */
+bool oracle_is_image(ZydisMnemonic m);
 /* The instruction itself, into the code of both. */
 void gen_store_code(u64 va, const void *bytes, unsigned len);
 /* Calls fn for every encoding worth decoding; thorough: all ModRM forms instead of a choice. */

@@ -198,6 +198,26 @@ static u64 place(unsigned size)
 	}
 }
 
+bool oracle_is_image(ZydisMnemonic m)
+{
+	return (m >= ZYDIS_MNEMONIC_XRSTOR && m <= ZYDIS_MNEMONIC_XSAVES64) ||
+	       m == ZYDIS_MNEMONIC_FXSAVE || m == ZYDIS_MNEMONIC_FXSAVE64 ||
+	       m == ZYDIS_MNEMONIC_FXRSTOR || m == ZYDIS_MNEMONIC_FXRSTOR64;
+}
+
+/* Images of the whole state: most often aligned, each of their parts across each kind of border. */
+static u64 place_image(void)
+{
+	u64 border = ORACLE_DATA + rnd() % (ORACLE_DATA_SIZE / PAGE_SIZE + 1) * PAGE_SIZE;
+
+	switch (rnd() % 8) {
+	case 0: return place(512);
+	case 1: return border - 16 * (rnd() % 52);
+	case 2: return ORACLE_DATA + 0x400 + 64 * (rnd() % 16);
+	default: return border - 64 * (rnd() % 14);
+	}
+}
+
 void oracle_default_segments(enum oracle_mode mode, struct oracle_state *s)
 {
 	u16 data = mode == ORACLE_16 ? ORACLE_LDT_DS16 : ORACLE_DS;
@@ -279,7 +299,7 @@ static void place_operand(struct oracle_case *c, const ZydisDecodedOperand *op)
 {
 	const ZydisDecodedOperandMem *m = &op->mem;
 	unsigned size = op->size ? op->size / 8 : 1, width = c->zi.address_width / 8;
-	u64 va = place(size), off = va - segment_base(c, m->segment);
+	u64 va = oracle_is_image(c->zi.mnemonic) ? place_image() : place(size), off = va - segment_base(c, m->segment);
 	u64 *base = gpr(c, m->base), *index = gpr(c, m->index);
 
 	fill(c, va, size);

@@ -625,6 +625,16 @@ static insn_fn select_widen(const struct decode_ctx *ctx, struct insn *insn, ins
 	return rr;
 }
 
+/* With a register of 16 bits Intel's CPUs read no more than they write. */
+static insn_fn select_movsxd(const struct decode_ctx *ctx, struct insn *insn)
+{
+	insn_fn fn = select_widen(ctx, insn, op_movsx_rr, op_movsx_rm);
+
+	if (insn->opsize == 2 && host_is_intel())
+		insn->memsize = 2;
+	return fn;
+}
+
 static insn_fn select_one(const struct decode_ctx *ctx, struct insn *insn, insn_fn r, insn_fn m)
 {
 	if (insn->flags & INSN_LOCK)
@@ -769,8 +779,8 @@ insn_fn ops_integer_select(const struct decode_ctx *ctx, struct insn *insn)
 	case ZYDIS_MNEMONIC_CMP: return select_two(ctx, insn, cmp_table);
 	case ZYDIS_MNEMONIC_TEST: return select_two(ctx, insn, test_table);
 	case ZYDIS_MNEMONIC_MOVZX: return select_widen(ctx, insn, op_movzx_rr, op_movzx_rm);
-	case ZYDIS_MNEMONIC_MOVSX:
-	case ZYDIS_MNEMONIC_MOVSXD: return select_widen(ctx, insn, op_movsx_rr, op_movsx_rm);
+	case ZYDIS_MNEMONIC_MOVSX: return select_widen(ctx, insn, op_movsx_rr, op_movsx_rm);
+	case ZYDIS_MNEMONIC_MOVSXD: return select_movsxd(ctx, insn);
 	case ZYDIS_MNEMONIC_LEA:
 		insn->opsize = operand_bytes(ctx, 0);
 		operand_to_reg(ctx, 0, insn);

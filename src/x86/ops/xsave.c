@@ -21,6 +21,11 @@ enum { FORM_XSAVE, FORM_XSAVEOPT, FORM_XSAVEC, FORM_XSAVES };
 enum { FORM_XRSTOR, FORM_XRSTOR_COMPACT, FORM_XRSTORS };
 #define XCOMP_COMPACTED BIT_ULL(63)
 
+struct area_part {
+	unsigned first, len;
+	gva_t va;	/* of first */
+};
+
 static bool all_zero(const void *p, unsigned n)
 {
 	const u8 *b = p;
@@ -74,9 +79,16 @@ static enum exec xsave_available(struct vcpu *vcpu, bool supervisor)
 	return vcpu->arch.cr0 & X86_CR0_TS ? queue_exception(vcpu, NM_VECTOR) : EXEC_OK;
 }
 
-static unsigned xsave_span(u64 features)
+/* The legacy part and that of AVX are accessed for what lies there, the header always. */
+static enum exec area_part(struct vcpu *vcpu, const struct insn *insn, bool legacy, bool avx, bool write,
+			   struct area_part *part)
 {
-	return features & XFEATURE_AVX ? XS_SIZE : XS_AVX;
+	enum exec r;
+
+	part->first = legacy ? 0 : XS_HEADER;
+	part->len = (avx ? XS_SIZE : XS_AVX) - part->first;
+	r = part_linear(vcpu, insn, part->first, part->len, write, &part->va);
+	return r == EXEC_OK ? area_aligned(vcpu, part->va, 64) : r;
 }
 
 /* Fill the parts of a standard-format area that belong to features. */
@@ -100,11 +112,18 @@ static void features_to_area(struct vcpu *vcpu, u8 *area, u64 features, u64 mxcs
 	}
 }
 
+/* What XSAVEOPT and the compacted forms leave out is not in use. */
+static u64 features_saved(struct vcpu *vcpu, const struct insn *insn, u64 rfbm)
+{
+	if (insn->imm2 == FORM_XSAVE)
+		return rfbm;
+	return rfbm & (insn->imm2 == FORM_XSAVEOPT ? components_in_use(vcpu) : components_in_use_compact(vcpu));
+}
+
 /* XSTATE_BV keeps the bits of what was not asked for; there is no XCOMP_BV. */
-static void fill_standard(struct vcpu *vcpu, const struct insn *insn, u8 *area, u64 rfbm)
+static void fill_standard(struct vcpu *vcpu, const struct insn *insn, u8 *area, u64 rfbm, u64 saved)
 {
 	u64 used = components_in_use(vcpu), bv;
-	u64 saved = insn->imm2 == FORM_XSAVEOPT ? rfbm & used : rfbm;
 
 	features_to_area(vcpu, area, saved, rfbm, is_wide(insn));
 	memcpy(&bv, area + XS_HEADER, 8);
@@ -112,9 +131,8 @@ static void fill_standard(struct vcpu *vcpu, const struct insn *insn, u8 *area, 
 	memcpy(area + XS_HEADER, &bv, 8);
 }
 
-static void fill_compacted(struct vcpu *vcpu, const struct insn *insn, u8 *area, u64 rfbm)
+static void fill_compacted(struct vcpu *vcpu, const struct insn *insn, u8 *area, u64 rfbm, u64 saved)
 {
-	u64 saved = rfbm & components_in_use_compact(vcpu);
 	u64 header[2] = { saved, rfbm | XCOMP_COMPACTED };
 
 	features_to_area(vcpu, area, saved, saved & XFEATURE_SSE, is_wide(insn));
@@ -124,29 +142,33 @@ static void fill_compacted(struct vcpu *vcpu, const struct insn *insn, u8 *area,
 /* Read, modify, write: what is not saved keeps what it holds. */
 static enum exec op_xsave(struct vcpu *vcpu, const struct insn *insn)
 {
-	bool supervisor = insn->imm2 == FORM_XSAVES;
-	u64 rfbm = requested_features(vcpu, supervisor);
+	bool supervisor = insn->imm2 == FORM_XSAVES, standard = insn->imm2 < FORM_XSAVEC;
+	u64 rfbm = requested_features(vcpu, supervisor), saved, legacy;
+	struct area_part part;
 	u8 area[XS_SIZE];
-	unsigned span;
-	gva_t va;
 	enum exec r = xsave_available(vcpu, supervisor);
 
 	x87_sync(vcpu);
-	/* The compacted forms leave room for what is not in use, but do not touch it. */
-	span = xsave_span(insn->imm2 >= FORM_XSAVEC ? rfbm & components_in_use_compact(vcpu) : rfbm);
+	saved = features_saved(vcpu, insn, rfbm);
+	/* In the standard format MXCSR is SSE's and AVX's, in use or not. */
+	legacy = (saved & (XFEATURE_X87 | XFEATURE_SSE)) | (standard ? rfbm & (XFEATURE_SSE | XFEATURE_AVX) : 0);
 	if (r == EXEC_OK)
-		r = area_linear(vcpu, insn, span, 64, true, &va);
+		r = area_part(vcpu, insn, legacy, saved & XFEATURE_AVX, true, &part);
 	if (r == EXEC_OK)
-		r = mem_probe_write(vcpu, va, span, mmu_data_access(vcpu, MMU_WRITE));
+		r = area_touch(vcpu, insn, part.first + part.len - 1, 1, true);
+	if (r == EXEC_OK && legacy)
+		r = area_touch(vcpu, insn, saved & XFEATURE_X87 ? 0 : FX_MXCSR, 1, true);
 	if (r == EXEC_OK)
-		r = mem_read(vcpu, va, area, span, mmu_data_access(vcpu, MMU_READ));
+		r = mem_probe_write(vcpu, part.va, part.len, mmu_data_access(vcpu, MMU_WRITE));
+	if (r == EXEC_OK)
+		r = mem_read(vcpu, part.va, area + part.first, part.len, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
 		return r;
-	if (insn->imm2 >= FORM_XSAVEC)
-		fill_compacted(vcpu, insn, area, rfbm);
+	if (standard)
+		fill_standard(vcpu, insn, area, rfbm, saved);
 	else
-		fill_standard(vcpu, insn, area, rfbm);
-	return mem_write(vcpu, va, area, span, mmu_data_access(vcpu, MMU_WRITE));
+		fill_compacted(vcpu, insn, area, rfbm, saved);
+	return mem_write(vcpu, part.va, area + part.first, part.len, mmu_data_access(vcpu, MMU_WRITE));
 }
 
 static bool is_compacted(const u8 *area)
@@ -204,28 +226,58 @@ static void x87_from_image(struct vcpu *vcpu, const u8 *area, bool init, bool wi
 }
 
 /*
- * The image as far as it is looked at: what lies behind the header after the header was checked, and of a
- * compacted image only what XSTATE_BV says is there (tests/insn/oracle knows).
+ * The image as far as it is looked at: the header first, and what lies around it after that was checked (on
+ * Intel's CPUs most of it). Of a compacted image that is what XSTATE_BV says is there, on Intel's CPUs what XCOMP_BV has room for (tests/insn/oracle knows).
  */
+static u64 features_read(u64 rfbm, const u8 *area)
+{
+	u64 in_image;
+
+	memcpy(&in_image, area + XS_HEADER + (host_is_intel() ? 8 : 0), 8);
+	return is_compacted(area) ? rfbm & in_image : rfbm;
+}
+
+/* Of a compacted image: what XCOMP_BV has room for must be known before it is looked for. */
+static bool has_unknown_room(const struct vcpu *vcpu, const struct insn *insn, const u8 *area)
+{
+	u64 comp;
+
+	memcpy(&comp, area + XS_HEADER + 8, 8);
+	return is_compacted(area) && comp & ~XCOMP_COMPACTED & ~enabled_features(vcpu, insn->imm2 == FORM_XRSTORS);
+}
+
+static enum exec read_part(struct vcpu *vcpu, struct area_part *part, u8 *area)
+{
+	return mem_read(vcpu, part->va, area + part->first, part->len, mmu_data_access(vcpu, MMU_READ));
+}
+
 static enum exec read_image(struct vcpu *vcpu, const struct insn *insn, u64 rfbm, u8 *area)
 {
-	unsigned access = mmu_data_access(vcpu, MMU_READ), span;
-	gva_t va;
-	u64 bv;
-	enum exec r = area_linear(vcpu, insn, XS_AVX, 64, false, &va);
+	struct area_part part;
+	u64 wanted, legacy;
+	enum exec r = area_part(vcpu, insn, false, false, false, &part);
 
 	if (r == EXEC_OK)
-		r = mem_read(vcpu, va, area, XS_AVX, access);
+		r = area_touch(vcpu, insn, XS_HEADER + 8, 1, false);
+	if (r == EXEC_OK)
+		r = read_part(vcpu, &part, area);
 	if (r != EXEC_OK)
 		return r;
-	if (!xrstor_header_valid(vcpu, insn, area))
+	if (host_is_amd() ? !xrstor_header_valid(vcpu, insn, area) : has_unknown_room(vcpu, insn, area))
 		return queue_gp(vcpu, 0);
-	memcpy(&bv, area + XS_HEADER, 8);
-	span = xsave_span(is_compacted(area) ? rfbm & bv : rfbm);
-	if (span == XS_AVX)
-		return EXEC_OK;
-	r = insn_linear(vcpu, insn, span, false, &va);
-	return r == EXEC_OK ? mem_read(vcpu, va + XS_AVX, area + XS_AVX, span - XS_AVX, access) : r;
+	wanted = features_read(rfbm, area);
+	/* In the standard format MXCSR is AVX's, too. */
+	legacy = wanted & (XFEATURE_X87 | XFEATURE_SSE | (is_compacted(area) ? 0 : XFEATURE_AVX));
+	r = area_part(vcpu, insn, legacy, wanted & XFEATURE_AVX, false, &part);
+	if (r == EXEC_OK && wanted & XFEATURE_AVX)
+		r = area_touch(vcpu, insn, XS_SIZE - 1, 1, false);
+	if (r == EXEC_OK && legacy)
+		r = area_touch(vcpu, insn, wanted & XFEATURE_X87 ? 0 : FX_MXCSR, 1, false);
+	if (r == EXEC_OK)
+		r = read_part(vcpu, &part, area);
+	if (r != EXEC_OK)
+		return r;
+	return xrstor_header_valid(vcpu, insn, area) ? EXEC_OK : queue_gp(vcpu, 0);
 }
 
 static enum exec op_xrstor(struct vcpu *vcpu, const struct insn *insn)

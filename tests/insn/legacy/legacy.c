@@ -366,6 +366,12 @@ static void g_flags(void)
 	put(op);
 }
 
+/* Is an end of the segment within 20 words of four bytes, in either direction? */
+static int reaches_end(u32 offset)
+{
+	return (u16)(offset + 80) < 164;
+}
+
 static void g_string(void)
 {
 	static const u8 ops[] = { 0xa4, 0xa6, 0xaa, 0xac, 0xae };
@@ -384,6 +390,11 @@ static void g_string(void)
 			in.gpr[DI] = 0x10000 - rnd() % 10;
 		in.gpr[SI] &= 0xffff;
 		in.gpr[DI] &= 0xffff;
+		return;
+	}
+	/* Words not: TCG lets them cross it. Nor may a repetition get there. */
+	if (reaches_end(in.gpr[SI]) || reaches_end(in.gpr[DI])) {
+		put(op);
 		return;
 	}
 	if (one_in(2))
