@@ -83,8 +83,10 @@ bool host_register_code_fault(const void *start, const void *end, host_code_faul
 /* Address-space identity: a token that differs in a forked child, equal in threads and CLONE_VM children. */
 u64 host_mm_id(void);
 
-/* ---- large memory, zeroed, that is taken where it is touched: host/lazy.c; NULL: none ---- */
-void *host_map_lazy(size_t size);
+/* ---- large memory: host/lazy.c ---------------------------------------------------- */
+
+/* Zeroed; taken where it is touched, in large pages from huge_from on (0: never). NULL: none. */
+void *host_map_lazy(size_t size, size_t huge_from);
 void host_unmap_lazy(void *p, size_t size);
 
 /* ---- code memory: host/codemem.c ------------------------------------------------ */

@@ -7,11 +7,15 @@
 
 #include "host/host.h"
 
-void *host_map_lazy(size_t size)
+void *host_map_lazy(size_t size, size_t huge_from)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	if (huge_from && size > huge_from)
+		madvise((char *)p + huge_from, size - huge_from, MADV_HUGEPAGE);
+	return p;
 }
 
 void host_unmap_lazy(void *p, size_t size)

@@ -125,7 +125,9 @@ struct guest_fpu {
 	u64 fip, fdp;
 	u32 host_mxcsr;		/* this thread's own, while mxcsr_live */
 	bool mxcsr_live;	/* the host's MXCSR holds the guest's, mxcsr is stale; x87_sync() ends that too */
-	u16 host_fcw;		/* this thread's own x87 control word while x87_live */
+	u16 host_x87_env[14];	/* this thread's own x87 control, status and tags while x87_live */
+	/* The translator's last x87 instruction (lower half) and the last with a memory operand: sites + 1, 0: nothing new. */
+	u64 noted, noted_fdp;
 };
 
 #define XFEATURE_X87 BIT_ULL(0)

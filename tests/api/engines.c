@@ -4,7 +4,7 @@
  * of its own: registers, flags, vectors and memory must come out the same.
  *	engines [programs [seed]]	compare
  *	engines child|verbose 64|32 first programs seed	execute and print, for the former
- * A program is straight code with forward branches, calls, self-modification and now and then
+ * A program is straight code with forward branches, calls, loops over arrays, self-modification and now and then
  * an access to a page that is absent, repeated a few times; it ends in HLT, or in
  * the HLT of an exception handler. Where an exception finds flags that are
  * overwritten before anybody reads them, engines may differ: frames are compared without them.
@@ -389,6 +389,136 @@ static void gen_vector(void)
 	modrm(&o, r);
 }
 
+static void mov_imm64(unsigned r, uint64_t v)
+{
+	if (narrow) {
+		mov_imm32(r, v);
+		return;
+	}
+	put(2, 0x48 | r >> 3, 0xb8 | (r & 7));
+	put32(v);
+	put32(v >> 32);
+}
+
+/* What a loop walks over: [base + index * scale + disp], near the end of a page. */
+struct array {
+	unsigned base, index, scale, data;
+};
+
+static struct operand op_array(const struct array *a)
+{
+	struct operand o = { .mem = 1, .base = a->base, .index = rnd(3) ? a->index : 4, .scale = a->scale };
+
+	o.disp = rnd(4) ? (int)rnd(64) - 32 : (int)rnd(400) - 200;
+	return o;
+}
+
+static void setup_array(struct array *a)
+{
+	uint32_t at = rnd(12) ? DATA + 0x1000 * (1 + rnd(2)) - rnd(0x180) : ABSENT - rnd(0x100);
+	uint64_t i;
+
+	do
+		a->base = reg_not(1);
+	while (a->base == 4);
+	do
+		a->index = reg_not(1);
+	while (a->index == a->base);
+	do
+		a->data = reg_not(1);
+	while (a->data == a->base || a->data == a->index);
+	a->scale = rnd(4);
+	switch (rnd(6)) {
+	case 0: i = -(uint64_t)rnd(40); break;	/* soon 0 */
+	case 1: i = (1ull << 63) + (1ull << 62) + (1ull << 61) + rnd(20); break;
+	case 2: i = 0xffffffff - rnd(40); break;	/* 32-bit sums wrap, 64-bit ones do not */
+	default: i = rnd(100); break;
+	}
+	mov_imm64(a->index, i);
+	mov_imm64(a->base, at - (i << a->scale));
+}
+
+/* Change one of its registers, mostly in ways that can be followed. */
+static void move_array(const struct array *a)
+{
+	unsigned r = rnd(2) ? a->base : a->index;
+	struct operand lea = { .mem = 1, .base = r, .index = 4, .disp = (int)rnd(40) - 20 };
+
+	switch (rnd(8)) {
+	case 0:
+		if (rnd(2) == 0) {
+			lea.base = 4;
+			lea.disp -= 100;
+		}
+		insn(0, 8, 0, 0x8d, r, lea);
+		break;
+	case 1: insn(0, 8, 0, 0xff, rnd(2), (struct operand){ .rm = r }); break;
+	case 2: insn(0, 8, 0, 0x03, r, (struct operand){ .rm = a->data }); break;
+	case 3:
+		insn(0, rnd(3) ? 4 : 2, 0, 0x83, rnd(2) ? 0 : 5, (struct operand){ .rm = r });
+		put(1, rnd(16));
+		break;
+	default:
+		insn(0, 8, 0, 0x83, rnd(4) ? 0 : 5, (struct operand){ .rm = r });
+		put(1, 1 << rnd(6));
+		break;
+	}
+}
+
+static void gen_self_modifying(void);
+
+static void gen_array_insn(const struct array *a, uint8_t **leave)
+{
+	switch (rnd(10)) {
+	case 0: case 1: insn(0, any_size(), 0, rnd(8) << 3 | 3, a->data, op_array(a)); break;
+	case 2: case 3: insn(0, any_size(), 0, rnd(8) << 3 | 1, a->data, op_array(a)); break;
+	case 4: insn(0, any_size(), 0, 0x8b, a->data, op_array(a)); break;
+	case 5: insn(0, 4, 0x0f, rnd(2) ? 0x10 : 0x11, rnd(8), op_array(a)); break;	/* movups */
+	case 6: /* to or from a constant address */
+		put(3, 0x29 | rnd(2) << 1, 0x04 | (a->data & 7) << 3, 0x25);
+		if (narrow)
+			out[-2] = 0x05 | (a->data & 7) << 3, out--;
+		put32(DATA + 0x1000 - rnd(200));
+		break;
+	case 7:
+		if (!*leave && rnd(2)) {
+			put(2, 0x0f, 0x80 | rnd(16));
+			put32(0);
+			*leave = out;
+		}
+		break;
+	case 8: insn(0, any_size(), 0, 0x01 | rnd(8) << 3, reg(), (struct operand){ .rm = a->data }); break;
+	default: insn(0, 8, 0, 0x8d, a->data, op_array(a)); break;
+	}
+}
+
+static void gen_array_loop(void)
+{
+	unsigned n = 1 + rnd(4);
+	uint8_t *head, *leave = NULL;
+	struct array a;
+
+	setup_array(&a);
+	mov_imm32(1, 1 + rnd(12));
+	if (rnd(3) == 0)
+		put(2, 0xeb, 0);
+	head = out;
+	while (n--) {
+		gen_array_insn(&a, &leave);
+		if (rnd(2))
+			move_array(&a);
+	}
+	if (rnd(12) == 0) {
+		put(1, 0x51);	/* rcx is our own */
+		gen_self_modifying();
+		put(1, 0x59);
+	}
+	put(4, 0xff, 0xc9, 0x0f, rnd(8) ? 0x85 : 0x8f);	/* dec ecx; jnz, jg */
+	put32(head - (out + 4));
+	if (leave)
+		*(uint32_t *)(leave - 4) = out - leave;
+}
+
 static void gen_body(unsigned n, unsigned depth);
 
 static void gen_branch(unsigned depth)
@@ -460,6 +590,25 @@ static void gen_self_modifying(void)
 	*(uint32_t *)(store + 3) = CODE + (out - 4 - start);
 }
 
+/* All exceptions masked; tests/api/x87.c has the others. */
+static void gen_x87(void)
+{
+	static const uint8_t plain[8] = { 0xff, 0x8d, 0xff, 0xaf, 0xff, 0x8f, 0xff, 0xff };	/* bits: /reg that load, store, calculate */
+	static const uint8_t pairs[][2] = {
+		{ 0xd9, 0xe8 }, { 0xd9, 0xc9 }, { 0xd9, 0xc1 }, { 0xdb, 0xf1 }, { 0xdf, 0xe9 }, { 0xda, 0xc1 }, { 0xde, 0xc1 },
+		{ 0xdf, 0xe0 }, { 0xdd, 0xc0 }, { 0xd9, 0xe5 }, { 0xdc, 0xf2 }, { 0x0f, 0x77 }, { 0xd9, 0xee },
+	};
+
+	for (unsigned n = 1 + rnd(4); n; n--) {
+		unsigned opcode = rnd(8), r = rnd(8), i = rnd(sizeof(pairs) / 2);
+
+		if (rnd(2))
+			put(2, pairs[i][0], pairs[i][1]);
+		else if (plain[opcode] & 1 << r)
+			insn(0, 4, 0, 0xd8 | opcode, r, op_mem(16));
+	}
+}
+
 static void gen_body(unsigned n, unsigned depth)
 {
 	while (n--) {
@@ -471,9 +620,11 @@ static void gen_body(unsigned n, unsigned depth)
 		case 13: case 14: gen_undefined_flags(); break;
 		case 15: gen_bits(); break;
 		case 16: case 17: gen_stack(); break;
-		case 18: case 19: gen_vector(); break;
+		case 18: gen_vector(); break;
+		case 19: rnd(3) ? gen_vector() : gen_x87(); break;
 		case 20: gen_locked(); break;
 		case 21: if (rnd(4) == 0) gen_self_modifying(); break;
+		case 22: if (rnd(2)) gen_array_loop(); break;
 		default: if (depth < 3) gen_branch(depth); break;
 		}
 	}
@@ -649,6 +800,7 @@ static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, i
 	h = hash(h, &regs, sizeof(regs));
 	h = hash(h, fpu.xmm, sizeof(fpu.xmm));
 	h = hash(h, &fpu.mxcsr, 4);
+	h = hash(h, &fpu, (uint8_t *)fpu.xmm - (uint8_t *)&fpu);	/* registers, tags, pointers */
 	h = hash(h, t->mem + DATA - 0x2000, DATA_SIZE + 0x4000);
 	h = hash(h, t->mem + STACK - 0x4000, 0x8000);
 	h = hash(h, t->mem + CODE, 0x8000);

@@ -20,12 +20,14 @@
 #define EXIT_INDIRECT 192u
 #define SLOW 256u
 #define LOAD_VEC 320u
+#define LOAD_X87 384u
 #define STUB_BAD 70u
 
 static struct vcpu *vcpu;
 static struct dbt *d;
 static struct emit *e;
 static u32 cold_field;	/* distance that is to lead to the slow path */
+static u32 row_stub;	/* where faults lead to; 0: the slow path */
 
 static s32 tag(bool write)
 {
@@ -82,6 +84,12 @@ static void load(void)
 	check(8, 8, false);
 	row();
 	put_load(e, RCX, operand(8));
+}
+
+static void row_of_site(void)
+{
+	load();
+	row_stub = FAULT_HOST_FLAGS | FAULT_SITE | (NR_SITES - 1);
 }
 
 static void store(void)
@@ -197,6 +205,87 @@ static void meet(s32 moved)
 static void ways_meet(void)
 {
 	meet(8);
+}
+
+/* T0 = address of rax + rcx * 2^scale + disp, T1 its delta; the address is computed twice */
+static void check_index(u8 scale, s32 disp, u8 again_base, u8 again_index, u8 again_scale, s32 again_disp)
+{
+	put_lea(e, T0, MEM_SIB(RAX, RCX, scale, disp));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(false)));
+	compare(8);
+	put_lea(e, T0, MEM_SIB(again_base, again_index, again_scale, again_disp));
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RDX, MEM_SIB(T0, T1, 0, 0));
+}
+
+static void indexed(void)
+{
+	check_index(3, 16, RAX, RCX, 3, 16);
+}
+
+static void indexed_by_one(void)
+{
+	check_index(0, 16, RAX, RCX, 0, 16);
+}
+
+/* No base: the delta is. The index moves by a constant. */
+static void moving_index(bool by_constant)
+{
+	put_lea(e, T0, MEM_SIB(NOREG, RCX, 3, 0x1000));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(false)));
+	compare(16);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RDX, MEM_SIB(T1, RCX, 3, 0x1000));
+	if (by_constant)
+		put_rr(e, W8, 0xff, 0, RCX);	/* inc */
+	else
+		put_rr(e, W8, 0x01, RDX, RCX);
+	row();
+	put_load(e, RDX, MEM_SIB(T1, RCX, 3, 0x1000));
+}
+
+static void index_incremented(void)
+{
+	moving_index(true);
+}
+
+/* The host's address in a slot serves wherever the registers are now. */
+static void kept_pointer_at(s32 disp)
+{
+	check_index(3, 16, RAX, RCX, 3, 16);
+	put_lea(e, T1, MEM_SIB(T0, T1, 0, 0));
+	put_store(e, SLOT(FRAME_DELTA), T1);
+	put_rr(e, W8, 0x01, RDX, RAX);
+	put_load(e, T1, SLOT(FRAME_DELTA));
+	row();
+	put_rm(e, W4, 0x8b, RDX, MEM_BASE(T1, disp));
+}
+
+static void kept_pointer(void)
+{
+	kept_pointer_at(4);
+}
+
+static void decremented_at(unsigned w)
+{
+	check(0, 16, true);
+	put_lea(e, RAX, MEM_BASE(RAX, 9));
+	put_rr(e, w, 0xff, 1, RAX);	/* dec */
+	row();
+	put_store(e, operand(0), RCX);
+}
+
+static void decremented(void)
+{
+	decremented_at(W8);
 }
 
 /* ---- and what is wrong with these ------------------------------------------------------------------ */
@@ -331,6 +420,71 @@ static void ways_meet_apart(void)
 	meet(16);
 }
 
+static void other_index(void)
+{
+	check_index(3, 16, RAX, RDX, 3, 16);
+}
+
+static void other_base(void)
+{
+	check_index(3, 16, RBX, RCX, 3, 16);
+}
+
+static void other_scale(void)
+{
+	check_index(3, 16, RAX, RCX, 2, 16);
+}
+
+static void other_place(void)
+{
+	check_index(3, 16, RAX, RCX, 3, 17);
+}
+
+static void index_added_to(void)
+{
+	moving_index(false);
+}
+
+static void kept_pointer_beyond(void)
+{
+	kept_pointer_at(5);
+}
+
+/* A sum of 32 bits wraps. */
+static void decremented_narrow(void)
+{
+	decremented_at(W4);
+}
+
+static void scaled_delta(void)
+{
+	check(8, 8, false);
+	row();
+	put_load(e, RCX, MEM_SIB(RAX, T1, 1, 8));
+}
+
+/* The index is another one the second time it comes along here. */
+static void index_changes_in_loop(void)
+{
+	u32 head;
+
+	put_lea(e, T0, MEM_SIB(RAX, RCX, 3, 16));
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(false)));
+	compare(8);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	put_store(e, SLOT(FRAME_DELTA), T1);
+	head = e->at;
+	put_load(e, T1, SLOT(FRAME_DELTA));
+	put_lea(e, T0, MEM_SIB(RAX, RCX, 3, 16));
+	row();
+	put_load(e, RDX, MEM_SIB(T0, T1, 0, 0));
+	put_rr(e, W8, 0x01, RDX, RCX);
+	put_jcc(e, CC_E, head);
+}
+
 static void no_row(void)
 {
 	check(8, 8, false);
@@ -397,6 +551,22 @@ static void leaked_register(void)
 	put_load(e, RDX, SLOT(FRAME_VCPU));
 }
 
+static void row_of_no_site(void)
+{
+	load();
+	row_stub = FAULT_SITE | NR_SITES;
+}
+
+static void leaked_by_row_of_site(void)
+{
+	check(8, 8, false);
+	put_load(e, RDX, SLOT(FRAME_VCPU));
+	row();
+	put_load(e, RCX, operand(8));
+	put_mov_imm(e, RDX, 0);
+	row_stub = FAULT_SITE;
+}
+
 static void leaked_slot(void)
 {
 	check(8, 8, false);
@@ -435,6 +605,74 @@ static void jump_register(void)
 static void jump_entry_not_compared(void)
 {
 	put_rm(e, W4, 0xff, 4, MEM_GS(NOREG, offsetof(struct mmu, jumps) + 16));
+}
+
+static void faddp(void)
+{
+	put8(e, 0xde);
+	put8(e, 0xc1);
+}
+
+static void x87_check(u8 cc)
+{
+	put_rm(e, W4, 0x80, 7, SLOT(FRAME_X87));
+	put8(e, 0);
+	put_jcc(e, cc, 0);
+	cold_field = e->at - 4;
+}
+
+static void x87_checked(void)
+{
+	x87_check(CC_E);
+	faddp();
+}
+
+static void x87_loaded(void)
+{
+	put_call(e, LOAD_X87);
+	faddp();
+}
+
+static void x87_unchecked(void)
+{
+	faddp();
+}
+
+static void mmx_unchecked(void)
+{
+	put8(e, 0x0f);
+	put8(e, 0x77);	/* emms */
+}
+
+static void x87_check_inverted(void)
+{
+	x87_check(CC_NE);
+	faddp();
+}
+
+static void x87_after_handler(void)
+{
+	x87_check(CC_E);
+	call_slow();
+	faddp();
+}
+
+static void x87_on_one_way(void)
+{
+	u32 over;
+
+	put_rr(e, W8, 0x85, RAX, RAX);
+	put_jcc(e, CC_E, 0);
+	over = e->at - 4;
+	put_call(e, LOAD_X87);
+	patch_rel32(e, over, e->at);
+	faddp();
+}
+
+static void x87_pretended(void)
+{
+	put_rm(e, W4, 0xc6, 0, SLOT(FRAME_X87));
+	put8(e, 1);
 }
 
 static void middle_of_instruction(void)
@@ -477,14 +715,19 @@ static const struct {
 } cases[] = {
 #define GOOD(f) { #f, f, true }
 #define BAD(f) { #f, f, false }
-	GOOD(empty), GOOD(load), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
+	GOOD(empty), GOOD(load), GOOD(row_of_site), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
 	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(vcpu_fields), GOOD(call_slow),
 	GOOD(ways_meet), BAD(ways_meet_apart),
+	GOOD(x87_checked), GOOD(x87_loaded), BAD(x87_unchecked), BAD(mmx_unchecked), BAD(x87_check_inverted),
+	BAD(x87_after_handler), BAD(x87_on_one_way), BAD(x87_pretended),
+	GOOD(indexed), GOOD(indexed_by_one), GOOD(index_incremented), GOOD(kept_pointer), GOOD(decremented),
+	BAD(other_index), BAD(other_base), BAD(other_scale), BAD(other_place), BAD(index_added_to), BAD(kept_pointer_beyond),
+	BAD(decremented_narrow), BAD(scaled_delta), BAD(index_changes_in_loop),
 	BAD(no_check), BAD(check_after), BAD(too_small), BAD(beyond), BAD(before), BAD(wrong_condition),
 	BAD(narrow_compare), BAD(store_under_read_tag), BAD(other_context), BAD(base_changed), BAD(index_changed),
 	BAD(unmasked_index), BAD(checked_before_call), BAD(around), BAD(no_row), BAD(plain_pointer), BAD(absolute),
 	BAD(client_gs), BAD(store_tag), BAD(outside_frame), BAD(frame_vcpu), BAD(host_stack), BAD(push),
-	BAD(vcpu_other_field), BAD(vcpu_other_tlb), BAD(leaked_register), BAD(leaked_slot), BAD(leaked_memory),
+	BAD(vcpu_other_field), BAD(vcpu_other_tlb), BAD(leaked_register), BAD(leaked_slot), BAD(row_of_no_site), BAD(leaked_by_row_of_site), BAD(leaked_memory),
 	BAD(site_out_of_bounds), BAD(site_from_guest), BAD(call_unknown), BAD(jump_register),
 	BAD(jump_entry_not_compared), BAD(middle_of_instruction),
 	BAD(insn_syscall), BAD(insn_int), BAD(insn_ud2), BAD(insn_wrfsbase), BAD(insn_mov_fs), BAD(insn_xrstor),
@@ -498,7 +741,7 @@ static bool verify(void (*body)(void), const char **why)
 	struct dbt_block b;
 
 	d->nr_faults = 0;
-	cold_field = 0;
+	cold_field = row_stub = 0;
 	e->at = BEGIN;
 	body();
 	put_mov_imm(e, T0, NR_EXITS - 1);
@@ -506,7 +749,7 @@ static bool verify(void (*body)(void), const char **why)
 	if (cold_field)
 		patch_rel32(e, cold_field, e->at);
 	for (u32 i = 0; i < d->nr_faults; i++)
-		d->faults[i].stub = e->at;
+		d->faults[i].stub = row_stub ? row_stub : e->at;
 	b = (struct dbt_block){ .main = BEGIN, .slot = BEGIN, .slot_poll = BEGIN, .host = BEGIN, .host_poll = BEGIN,
 				.leave = e->at };
 	put_mov_imm(e, T0, 0);
@@ -548,6 +791,7 @@ static int setup(void **state)
 	d->exit_indirect = EXIT_INDIRECT;
 	d->slow = SLOW;
 	d->load_vec = LOAD_VEC;
+	d->load_x87 = LOAD_X87;
 	vcpu->arch.dbt = d;
 	assert_int_equal(dbt_verifier_create(vcpu, d), 0);
 	return 0;

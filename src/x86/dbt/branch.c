@@ -201,6 +201,10 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 	switch (t->kind) {
 	case K_JCC:
 		flags_to_host(tr);
+		if (t->inverted) {
+			put_exit_if(tr, (t->zi->opcode & 15) ^ 1, next);
+			break;
+		}
 		put_exit_if(tr, t->zi->opcode & 15, target);
 		if (t == &tr->insns[tr->nr - 1])
 			put_exit(tr, next);

@@ -27,6 +27,7 @@
 #include "x86/interp/interp.h"
 #include "x86/knobs.h"
 
+/* Large programs fill the tables, and walk all over them; small ones need not pay for large pages. */
 /* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
 static u64 jump_empty(u32 i)
 {
@@ -42,33 +43,44 @@ static void dbt_free(struct dbt *d)
 		host_register_code_fault(d->mem.rx, d->mem.rx + d->mem.size, NULL);
 		codemem_free(&d->mem);
 	}
-	host_unmap_lazy(d->sites, DBT_MAX_SITES * sizeof(*d->sites));
-	host_unmap_lazy(d->exits, DBT_MAX_EXITS * sizeof(*d->exits));
-	host_unmap_lazy(d->faults, DBT_MAX_FAULTS * sizeof(*d->faults));
+	host_unmap_lazy(d->sites, d->max_sites * sizeof(*d->sites));
+	host_unmap_lazy(d->exits, d->max_exits * sizeof(*d->exits));
+	host_unmap_lazy(d->faults, d->max_faults * sizeof(*d->faults));
 	host_unmap_lazy(d->far_links, DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
-	host_unmap_lazy(d->arena, DBT_ARENA_SIZE);
+	host_unmap_lazy(d->arena, d->arena_size);
 	dbt_hash_destroy(d);
 	free(d->pages);
 	free(d->scratch);
+	decode_cache_destroy(d);
 	diff_destroy(d);
 	dbt_verifier_destroy(d);
 	host_unmap_lazy(d, sizeof(*d));
 }
 
+static void set_limits(struct dbt *d, size_t code)
+{
+	d->max_sites = code / DBT_CODE_PER_SITE;
+	d->max_exits = code / DBT_CODE_PER_EXIT;
+	d->max_faults = code / DBT_CODE_PER_FAULT;
+	d->arena_size = DBT_ARENA_PER_CODE * code;
+}
+
 int dbt_create(struct vcpu *vcpu)
 {
-	struct dbt *d = host_map_lazy(sizeof(*d));
+	const size_t cache = (size_t)knob(KNOB_DBT_CACHE) << 10;
+	struct dbt *d = host_map_lazy(sizeof(*d), 0);
 
 	if (!d)
 		return -ENOMEM;
-	d->sites = host_map_lazy(DBT_MAX_SITES * sizeof(*d->sites));
-	d->exits = host_map_lazy(DBT_MAX_EXITS * sizeof(*d->exits));
-	d->faults = host_map_lazy(DBT_MAX_FAULTS * sizeof(*d->faults));
-	d->far_links = host_map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
-	d->arena = host_map_lazy(DBT_ARENA_SIZE);
+	set_limits(d, max(cache, DBT_RECORDS_FOR));
+	d->sites = host_map_lazy(d->max_sites * sizeof(*d->sites), HUGE_FROM);
+	d->exits = host_map_lazy(d->max_exits * sizeof(*d->exits), HUGE_FROM);
+	d->faults = host_map_lazy(d->max_faults * sizeof(*d->faults), HUGE_FROM);
+	d->far_links = host_map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links), HUGE_FROM);
+	d->arena = host_map_lazy(d->arena_size, HUGE_FROM);
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
 	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->pages ||
-	    dbt_scratch_create(d) || codemem_init(&d->mem, knob(KNOB_DBT_CACHE) << 10) || dbt_hash_create(d) ||
+	    dbt_scratch_create(d) || decode_cache_create(d) || codemem_init(&d->mem, cache) || dbt_hash_create(d) ||
 	    (diff_wanted() && diff_create(vcpu, d))) {
 		dbt_free(d);
 		return -ENOMEM;
@@ -111,6 +123,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 	d->nr_faults = d->common_faults;
 	d->nr_far_links = 0;
 	d->emit.at = d->code_start;
+	decode_cache_flush(vcpu);
 	dbt_verifier_reset(d);
 	vcpu->arch.mmu->nr_code_stores = 0;
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
@@ -120,10 +133,11 @@ void dbt_flush_all(struct vcpu *vcpu)
 
 bool dbt_has_room(const struct dbt *d)
 {
-	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && dbt_hash_has_room(d) && d->nr_sites + 4 * DBT_BLOCK_INSNS <= DBT_MAX_SITES &&
-	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= DBT_MAX_EXITS &&
-	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= DBT_MAX_FAULTS &&
-	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 128 + 8 * DBT_BLOCK_INSNS <= DBT_ARENA_SIZE;
+	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && dbt_hash_has_room(d) && decode_cache_has_room(d) &&
+	       d->nr_sites + 4 * DBT_BLOCK_INSNS <= d->max_sites &&
+	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= d->max_exits &&
+	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= d->max_faults &&
+	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 128 + 8 * DBT_BLOCK_INSNS <= d->arena_size;
 }
 
 void *dbt_arena_alloc(struct dbt *d, size_t size)
@@ -513,6 +527,11 @@ static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc)
 	}
 	if (sig == SIGURG)
 		d->abort_access = true;
-	gregs[REG_RIP] = (greg_t)(d->mem.rx + (row->stub & ~FAULT_HOST_FLAGS));
+	if (row->stub & FAULT_SITE) {
+		gregs[REG_R14] = row->stub & FAULT_STUB; /* T0 */
+		gregs[REG_RIP] = (greg_t)(d->mem.rx + d->slow_leave);
+	} else {
+		gregs[REG_RIP] = (greg_t)(d->mem.rx + (row->stub & FAULT_STUB));
+	}
 	return true;
 }

@@ -4,9 +4,13 @@
  *
  * Only what the interpreter's allow-list permits is copied, in forms whose every operand native_form()
  * understands; a few frequent instructions have emitters of their own; everything else calls its C handler.
+ *
+ * The answer is kept for all instructions with the same bytes (decoded.c): it may depend on them and on what is in
+ * mode_key, not on displacements, not on immediates that are skipped there, and not on the address.
  */
 #include "x86/decode/decode.h"
 #include "x86/dbt/translate.h"
+#include "x86/interp/thunk.h"
 
 enum thunk_class { NONE, INT, VEC, X87, NOP };
 
@@ -53,8 +57,25 @@ static bool note_register(struct tinsn *t, const ZydisDecodedOperand *op, bool *
 		return reg <= ZYDIS_REGISTER_XMM15;
 	case ZYDIS_REGCLASS_FLAGS:
 		return true;
+	case ZYDIS_REGCLASS_X87:
+	case ZYDIS_REGCLASS_MMX:
+		t->x87 = true;
+		return true;
 	default:
-		return reg == ZYDIS_REGISTER_MXCSR;
+		break;
+	}
+	switch (reg) {
+	case ZYDIS_REGISTER_X87CONTROL:
+	case ZYDIS_REGISTER_X87STATUS:
+	case ZYDIS_REGISTER_X87TAG:
+		t->x87 = true;
+		return true;
+	case ZYDIS_REGISTER_MXCSR:
+		/* Which comes and goes with them. */
+		t->vec = true;
+		return true;
+	default:
+		return false;
 	}
 }
 
@@ -101,6 +122,13 @@ static bool is_bit_string(const struct tinsn *t)
 	}
 }
 
+/* Does a pending x87 exception come first? */
+static bool waits_for_x87(const struct tinsn *t)
+{
+	return t->insn.thunk_flags & THUNK_X87_WAIT || t->zi->mnemonic == ZYDIS_MNEMONIC_EMMS ||
+	       t->zi->mnemonic == ZYDIS_MNEMONIC_FWAIT;
+}
+
 /* May the host execute this very instruction? */
 static bool native_form(const struct trans *tr, struct tinsn *t)
 {
@@ -108,7 +136,7 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 	u8 class = allowed[zi->mnemonic];
 	bool high8 = false;
 
-	if ((class != INT && class != VEC) || zi->meta.category == ZYDIS_CATEGORY_STRINGOP)
+	if ((class != INT && class != VEC && class != X87) || zi->meta.category == ZYDIS_CATEGORY_STRINGOP)
 		return false;
 	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return false;
@@ -134,17 +162,21 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 		if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, t->ops[i].reg.value) == ZYDIS_REGISTER_RSP)
 			return false;
+	/* #NM depends on CR0.MP as well. */
+	if (zi->mnemonic == ZYDIS_MNEMONIC_FWAIT && (tr->vcpu->arch.cr0 & X86_CR0_TS))
+		return false;
 	/* Sixteen registers in 64-bit mode, eight elsewhere; Zydis does not name them. */
 	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL) {
 		if (code32(t))
 			return false;
 		t->vec = true;
 	}
-	t->int_class = class == INT;
+	t->x87 |= class == X87 || zi->mnemonic == ZYDIS_MNEMONIC_EMMS;
+	t->x87_pointers = t->insn.thunk_flags & THUNK_X87_POINTERS;
 	t->vec |= class == VEC && decode_uses_mxcsr(zi);
-	t->may_fault = t->mem || (class == VEC && decode_uses_mxcsr(zi)) || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
+	t->may_fault = t->mem || waits_for_x87(t) || (class == VEC && decode_uses_mxcsr(zi)) || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
 		       zi->mnemonic == ZYDIS_MNEMONIC_IDIV;
-	return true;
+	return dbt_plan_encoding(&t->encoding, zi, t->ops, t->bytes, class == INT);
 }
 
 /* ---- with emitters of their own ---------------------------------------------------------------- */
@@ -152,14 +184,11 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 static enum kind classify_branch(struct trans *tr, struct tinsn *t)
 {
 	bool near = t->zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
-	u64 target = t->rip + t->insn.len + t->insn.imm;
 	bool reg = t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	bool imm = t->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	/* VEX ones (JKZD) are nobody's. */
 	if (!near || t->zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
-		return K_HANDLER;
-	if (imm && t->zi->mnemonic != ZYDIS_MNEMONIC_RET && !code32(t) && !is_canonical(target))
 		return K_HANDLER;
 	if (code32(t) && t->insn.opsize != 4)
 		return K_HANDLER;

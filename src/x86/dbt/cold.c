@@ -5,7 +5,8 @@
  *  1. Where a slow path begins nothing of the guest has changed: the instruction's handler does all of it instead.
  *  2. Nor has an instruction that faults on the host changed anything: its handler repeats it (fault rows) and
  *     raises what is due.
- *  3. A slow path within a range does not come back, but goes on with another block.
+ *  3. A slow path within a range does not come back, but goes on with another block. If only faults lead there it has no
+ *     code: the fault row names the site.
  */
 #include "x86/dbt/translate.h"
 
@@ -15,9 +16,10 @@ u32 site_new(struct trans *tr, const struct tinsn *t)
 {
 	struct dbt_site *s = &tr->d->sites[tr->d->nr_sites];
 
-	s->insn = t->insn;
-	s->rip = t->rip;
-	s->tlb = &tr->vcpu->arch.mmu->tlbs[tr->ctx];
+	*s = (struct dbt_site){
+		.rip = t->rip, .imm = t->insn.imm, .disp = t->insn.disp, .record = t->record, .len = t->insn.len,
+		.ctx = tr->ctx, .retired = tr->retired,
+	};
 	return tr->d->nr_sites++;
 }
 
@@ -27,6 +29,7 @@ struct cold *slow_new(struct trans *tr, const struct tinsn *t)
 
 	c->index = site_new(tr, t);
 	c->row = tr->d->nr_faults;
+	c->note = tr->note;
 	if (t->in_range)
 		c->insn = t;
 	return c;
@@ -47,6 +50,7 @@ void slow_end(struct trans *tr, struct cold *c, u32 live)
 {
 	c->resume = tr->e->at;
 	c->host_flags = live && tr->host;
+	c->x87 = tr->x87_live;
 }
 
 /* ---- the code ---------------------------------------------------------------------------------- */
@@ -59,13 +63,10 @@ static void put_cold_range(struct trans *tr, struct cold *c)
 {
 	const struct range *r = &tr->ranges[c->insn->range];
 	struct emit *e = tr->e;
-	u8 base = gpr_to_host(e, r->base, T0);
 	u32 crosses;
 
-	put_lea(e, T1, MEM_BASE(base, r->lo));
-	put_lea(e, T0, MEM_BASE(base, r->hi - 1));
-	put_rr(e, W8, 0x31, T1, T0);
-	put_shift_imm(e, W8, 5, T0, PAGE_SHIFT);
+	put_x87_note(tr, &c->note);
+	put_range_ends(tr, r);
 	put_jcc(e, CC_NE, 0);
 	crosses = e->at - 4;
 	put_mov_imm(e, T0, c->index);
@@ -79,7 +80,8 @@ static void put_cold_range(struct trans *tr, struct cold *c)
 void put_cold(struct trans *tr, struct cold *c)
 {
 	struct emit *e = tr->e;
-	u32 at = e->at;
+	bool no_code = c->type == COLD_SLOW && c->insn && !c->nr_fields && !c->note.insn;
+	u32 at = no_code ? FAULT_SITE | c->index : e->at;
 
 	tr->retired = c->retired;
 	tr->ctx = c->ctx;
@@ -89,12 +91,17 @@ void put_cold(struct trans *tr, struct cold *c)
 	case COLD_SLOW:
 		for (u32 i = 0; i < c->nr_rows; i++)
 			tr->d->faults[c->row + i].stub |= at;
+		if (no_code)
+			break;
+		put_x87_note(tr, &c->note);
 		put_mov_imm(e, T0, c->index);
 		put_call(e, tr->d->slow);
 		if (c->insn) {
 			put_cold_exit_to(tr, next_rip(tr, c->insn), false);
 			break;
 		}
+		if (c->x87)
+			put_call(e, tr->d->load_x87);
 		if (c->host_flags)
 			flags_restore(e);
 		put_jmp(e, c->resume);
@@ -115,7 +122,8 @@ void put_cold(struct trans *tr, struct cold *c)
 		put_jmp(e, tr->d->exit_indirect);
 		break;
 	case COLD_VEC:
-		put_call(e, tr->d->load_vec);
+	case COLD_X87:
+		put_call(e, c->type == COLD_VEC ? tr->d->load_vec : tr->d->load_x87);
 		put_jmp(e, c->resume);
 		break;
 	}

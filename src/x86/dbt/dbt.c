@@ -50,11 +50,14 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 	const struct dbt_site *s = &d->sites[site];
 	const u32 mode_key = a->mode_key;
 	enum exec r = EXEC_RETRY;
+	struct insn insn;
 
+	dbt_take_x87_notes(vcpu);
 	a->rip = s->rip;
 	vcpu->stat.dbt_slow_calls++;
+	dbt_site_insn(d, s, &insn);
 	if (likely(!d->abort_access))
-		r = s->insn.fn(vcpu, &s->insn);
+		r = insn.fn(vcpu, &insn);
 	d->abort_access = false;
 	if (r == EXEC_OK || r == EXEC_END || r == EXEC_BRANCH)
 		mmio_boundary(vcpu);
@@ -65,13 +68,27 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 		 * A request may say that code changed, and this instruction may have been the one to wait for it.
 		 * The mode changes without a word where 32-bit code loads DS to GS: what follows is for flat ones.
 		 */
-		if (likely(!stale && a->tlb == s->tlb && a->mode_key == mode_key && !vcpu_has_requests(vcpu)))
+		if (likely(!stale && a->tlb == &a->mmu->tlbs[s->ctx] && a->mode_key == mode_key && !vcpu_has_requests(vcpu)))
 			return DBT_CALL_DONE;
 	}
 	if (r == EXEC_OK || r == EXEC_END)
-		a->rip = (a->rip + s->insn.len) & ip_mask(vcpu);
+		a->rip = (a->rip + insn.len) & ip_mask(vcpu);
 	d->result = r;
+	d->left = site;
 	return DBT_CALL_LEAVE;
+}
+
+/* The same where there is no way back. */
+void dbt_call_insn_leave(struct vcpu *vcpu, u32 site)
+{
+	struct dbt *d = vcpu->arch.dbt;
+	u8 len = d->sites[site].len;
+
+	if (dbt_call_insn(vcpu, site) == DBT_CALL_LEAVE)
+		return;
+	vcpu->arch.rip = (vcpu->arch.rip + len) & ip_mask(vcpu);
+	d->result = EXEC_OK;
+	d->left = site;
 }
 
 /* ---- look-up ---------------------------------------------------------------------------------- */
@@ -196,20 +213,19 @@ static bool may_go_on(const struct vcpu *vcpu)
 		       KVM_MP_STATE_RUNNABLE;
 }
 
-/* A near branch found nothing in the jump table; its target is in rip. False: the target is impossible. */
-static bool indirect_target_ok(struct vcpu *vcpu, const struct dbt_site *s)
+/* A near branch found nothing in the jump table, as its target is impossible: as if it had not run, its handler raises the exception. */
+static enum exec impossible_target(struct vcpu *vcpu, const struct dbt_site *s)
 {
 	u64 *rsp = &vcpu->arch.regs[RSP];
+	struct insn insn;
 
-	if (likely(is_canonical(vcpu->arch.rip)))
-		return true;
-	/* As if it had not run: its handler raises the exception. */
-	if (s->insn.mnemonic == ZYDIS_MNEMONIC_RET)
-		*rsp -= 8 + (u16)s->insn.imm;
-	else if (s->insn.mnemonic == ZYDIS_MNEMONIC_CALL)
+	dbt_site_insn(vcpu->arch.dbt, s, &insn);
+	if (insn.mnemonic == ZYDIS_MNEMONIC_RET)
+		*rsp -= 8 + (u16)insn.imm;
+	else if (insn.mnemonic == ZYDIS_MNEMONIC_CALL)
 		*rsp += 8;
 	vcpu->arch.rip = s->rip;
-	return false;
+	return insn.fn(vcpu, &insn);
 }
 
 static bool leads_to(const struct dbt_exit *x, const struct dbt_block *b)
@@ -281,6 +297,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 		}
 		vcpu->stat.dbt_entries++;
 		why = unlikely(d->diff) ? diff_enter(vcpu, b) : enter(vcpu, d->mem.rx + b->slot);
+		dbt_take_x87_notes(vcpu);
 		link = NULL;
 		indirect = narrow = false;
 		switch (why >> 28) {
@@ -292,8 +309,8 @@ static enum exec dispatch(struct vcpu *vcpu)
 		case DBT_INDIRECT:
 			why &= BIT(28) - 1;
 			indirect = true;
-			if (!indirect_target_ok(vcpu, &d->sites[why]))
-				return d->sites[why].insn.fn(vcpu, &d->sites[why].insn);
+			if (unlikely(!is_canonical(a->rip)))
+				return impossible_target(vcpu, &d->sites[why]);
 			break;
 		default:
 			if (d->result != EXEC_OK && d->result != EXEC_BRANCH && d->result != EXEC_END)

@@ -28,6 +28,7 @@
 enum dbt_frame {
 	FRAME_VCPU = 0,
 	FRAME_FLAGS = 8,	/* u16: AL = OF, AH = SF ZF AF PF CF as LAHF has them */
+	FRAME_X87 = 10,		/* u8: guest x87 registers are in the host's, as fpu.x87_live says */
 	FRAME_VEC = 12,		/* u8: guest vector registers are in the host's */
 	FRAME_R13 = 16,		/* guest r13, r14, r15 */
 	FRAME_FS = 40,		/* copies of the FS and GS bases */
@@ -36,15 +37,21 @@ enum dbt_frame {
 	FRAME_TMP1 = 64,
 	FRAME_DELTA = 72,	/* host - guest addresses of a block's ranges */
 	FRAME_DELTAS = 6,
-	FRAME_SIZE = 120,	/* with the return address and six saved registers: a multiple of 16 */
+	FRAME_X87_NOTE = 120,	/* fpu.noted and noted_fdp, on their way there (x87.c) */
+	FRAME_X87_FDP = 128,
+	FRAME_SIZE = 136,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
 
 /* An instruction that may have to be executed by its C handler. */
 struct dbt_site {
-	struct insn insn;
 	u64 rip;
-	struct tlb *tlb;	/* the context it was translated for */
+	u64 imm;		/* struct insn's */
+	s32 disp;		/* the same, if its record does not have it */
+	u16 record;		/* the rest of it (decoded.c) */
+	u8 len;
+	u8 ctx;			/* enum tlb_context it was translated for */
+	u8 retired;		/* instructions of the block, this one included */
 };
 
 /* A way out of a block to a known address. */
@@ -83,7 +90,7 @@ struct dbt_block {
 	u32 code_end;
 	/* For diff.c: */
 	bool comparable;
-	u8 nr_insns;
+	u8 nr_insns, body;	/* body: of one turn of a loop */
 	struct diff_insn {
 		u16 undefined;		/* flags that are after it */
 		u16 dead;		/* flags that the rest of the block overwrites unread */
@@ -113,16 +120,21 @@ struct dbt_page {
 /* Host instructions that may fault: in order of code offset. */
 struct dbt_fault_row {
 	u32 at;			/* code offset of the instruction */
-	u32 stub;		/* where to go on; bit 31: the guest's flags are in the host's at `at` */
+	u32 stub;		/* where to go on: code offset or, with FAULT_SITE, the common code that leaves, for a site */
 };
-#define FAULT_HOST_FLAGS BIT(31)
+#define FAULT_HOST_FLAGS BIT(31)	/* the guest's flags are in the host's at `at` */
+#define FAULT_SITE BIT(30)
+#define FAULT_STUB (FAULT_SITE - 1)
 
-#define DBT_MAX_SITES (400u << 10)
-#define DBT_MAX_EXITS (512u << 10)
+/* Bytes of code to one of each, as a rule: how many there may be follows from SOFTKVM_DBT_CACHE, or 32 MiB if that is more. */
+#define DBT_CODE_PER_SITE 40
+#define DBT_CODE_PER_EXIT 48
+#define DBT_CODE_PER_FAULT 40
+#define DBT_ARENA_PER_CODE 2
+#define DBT_RECORDS_FOR (32ul << 20)
 #define DBT_MAX_FAR_LINKS (256u << 10)
-#define DBT_MAX_FAULTS (512u << 10)
 #define DBT_PAGE_HASH_SIZE 4096u
-#define DBT_ARENA_SIZE (64ul << 20)
+#define HUGE_FROM (1ul << 20)	/* of what large programs fill: large pages, beyond this */
 #define DBT_BLOCK_INSNS 64
 #define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation */
 
@@ -134,6 +146,7 @@ struct dbt {
 	struct dbt_exit *exits;
 	struct dbt_fault_row *faults;
 	u32 nr_sites, nr_exits, nr_faults;
+	u32 max_sites, max_exits, max_faults;
 	u32 *far_links;		/* exits */
 	u32 nr_far_links;
 	struct dbt_hash_entry {
@@ -142,7 +155,7 @@ struct dbt {
 	u32 hash_mask, hash_used;
 	struct dbt_page **pages;
 	u8 *arena;
-	size_t arena_used;
+	size_t arena_used, arena_size;
 	u32 seen_local_drops, seen_global_drops; /* of the MMU's fetch side, as last looked at */
 	u32 generation;		/* counts changes of these: jump tables and page verification are for this one */
 	u32 global_generation;	/* the same for code in pages mapped globally */
@@ -153,13 +166,15 @@ struct dbt {
 	u32 client_seen;	/* vm->client_turns, as last looked at */
 	u64 code_log_seen;	/* of other vCPUs' stores to code */
 	bool abort_access;	/* a kick found the thread in an access: give it up */
-	enum exec result;	/* why dbt_call_insn() left */
+	enum exec result;	/* why dbt_call_insn() left... */
+	u32 left;		/* ...which site */
 	/* offsets of the common code */
 #define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
 	u32 rep[DBT_REP_CTXS][4][2];	/* REP STOS, MOVS by log2 of the element's size */
 	u32 common_faults;	/* rows of these */
-	u32 enter, slow, exit_slot, exit_host, exit_indirect, load_vec;
+	u32 enter, slow, slow_leave, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
+	struct decode_cache *decode_cache; /* decoded.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
 	struct diff *diff;		/* NULL: no comparison with the interpreter */
 	u32 jump_used_nr[NR_TLBS];
@@ -203,6 +218,18 @@ u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstructio
 bool dbt_is_rep_stub(const struct dbt *d, u32 at);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
+void dbt_call_insn_leave(struct vcpu *vcpu, u32 site);
+
+/* x87.c: called by translated code: the guest's x87 registers into the host's. */
+void dbt_load_x87(struct vcpu *vcpu);
+/* x87.c: the pointers to the instruction and operand that translated code has noted. */
+void dbt_make_x87_pointers(struct vcpu *vcpu);
+/* Translated code was left, or has called: before anybody looks at them. */
+static inline void dbt_take_x87_notes(struct vcpu *vcpu)
+{
+	if (unlikely(vcpu->arch.fpu.noted))
+		dbt_make_x87_pointers(vcpu);
+}
 
 /* block_hash.c */
 int dbt_hash_create(struct dbt *d);	/* mem is there */
@@ -242,17 +269,33 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 				bool narrow);
 int dbt_scratch_create(struct dbt *d);
 
+/* decoded.c */
+int decode_cache_create(struct dbt *d);
+void decode_cache_destroy(struct dbt *d);
+bool decode_cache_has_room(const struct dbt *d);
+void decode_cache_flush(struct vcpu *vcpu);
+void dbt_site_insn(const struct dbt *d, const struct dbt_site *s, struct insn *insn);
+
 /* encode.c */
-struct dbt_operands;
+/* All that is known of an instruction's new form before it is put somewhere. */
+struct encoding {
+	u8 before[3];		/* prefixes, or two bytes of VEX */
+	u8 nr_before, nr_opcode;
+	u8 opcode[3];
+	u8 rex_w, mod, reg, rm, opcode_reg, vvvv;
+	u8 tail, len;		/* where what follows the address bytes is in the instruction */
+	bool has_modrm, has_opcode_reg, vex, high8, wants_rex;
+};
 struct hins {
-	const ZydisDecodedInstruction *zi;
-	const ZydisDecodedOperand *ops;
+	const struct encoding *encoding;
 	const u8 *bytes;
 	u8 home[3];		/* where guest r13, r14, r15 are for this instruction */
 	bool has_mem;
-	bool int_class;
 	struct hmem mem;
 };
+/* False: cannot be encoded. */
+bool dbt_plan_encoding(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes,
+		       bool int_class);
 /* Put the guest's instruction with its registers and memory operand replaced. False: cannot be encoded. */
 bool dbt_encode(struct emit *e, const struct hins *h);
 
@@ -263,11 +306,6 @@ bool dbt_encodable32(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 static inline bool is_moffs(const ZydisDecodedInstruction *zi)
 {
 	return zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xfc) == 0xa0;
-}
-
-static inline u8 host_gpr(const struct hins *h, u8 guest)
-{
-	return guest == RSP ? GUEST_RSP : guest >= R13 ? h->home[guest - R13] : guest;
 }
 
 #endif

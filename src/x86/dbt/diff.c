@@ -6,12 +6,13 @@
  *     write tags: each store comes through mmu/mem.c, which records what it overwrites.
  *  2. Result and stored bytes are noted, then everything is undone.
  *  3. The translated block runs on the translator's own TLB. Its result is what
- *     counts, and must equal the noted one: registers, flags, vectors, MXCSR, the exception raised,
+ *     counts, and must equal the noted one: registers, flags, vectors, MXCSR, x87, the exception raised,
  *     and every byte the interpreter has stored.
  *  4. If it leaves early (a request, a store into its own code), the interpreter's
  *     turn is taken again for as many instructions.
+ *  5. A block that is several turns of a loop has its instructions as many times.
  *
- * What cannot be executed twice (I/O, system instructions, x87, the time) is a block
+ * What cannot be executed twice (I/O, system instructions, images of the FPU, the time) is a block
  * of its own and not compared; both engines call the same handler for it. Accesses
  * that turn out to be MMIO have the unit run uncompared.
  *
@@ -30,6 +31,11 @@ struct snapshot {
 	u64 regs[16], rip, rflags;
 	u8 ymm[16][32];
 	u32 mxcsr;
+	struct x87_state {
+		u8 fx[160];
+		u16 fop, fcs, fds;
+		u64 fip, fdp;
+	} x87;
 	u8 interrupt_shadow;
 	bool db_trap, triple_fault_pending, irq_window;
 	u64 db_dr6;
@@ -120,8 +126,6 @@ static bool operand_excluded(const ZydisDecodedOperand *op)
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return false;
 	switch (ZydisRegisterGetClass(op->reg.value)) {
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MMX:
 	case ZYDIS_REGCLASS_SEGMENT:
 	case ZYDIS_REGCLASS_CONTROL:
 	case ZYDIS_REGCLASS_DEBUG:
@@ -137,7 +141,6 @@ static bool mnemonic_excluded(ZydisMnemonic m)
 	switch (m) {
 	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
-	case ZYDIS_MNEMONIC_EMMS: case ZYDIS_MNEMONIC_FEMMS:
 	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
 	case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_MWAIT: case ZYDIS_MNEMONIC_MWAITX:
 	case ZYDIS_MNEMONIC_RDPID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
@@ -157,10 +160,6 @@ bool diff_excludes(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand 
 	case ZYDIS_CATEGORY_INTERRUPT:
 	case ZYDIS_CATEGORY_IO:
 	case ZYDIS_CATEGORY_IOSTRINGOP:
-	case ZYDIS_CATEGORY_X87_ALU:
-	case ZYDIS_CATEGORY_FCMOV:
-	case ZYDIS_CATEGORY_MMX:
-	case ZYDIS_CATEGORY_AMD3DNOW:
 	case ZYDIS_CATEGORY_XSAVE:
 	case ZYDIS_CATEGORY_XSAVEOPT:
 	case ZYDIS_CATEGORY_RDRAND:
@@ -199,7 +198,8 @@ static void note_dead_flags(struct dbt_block *b, const u16 *reads, const u16 *wr
 	}
 }
 
-void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes)
+/* total: instructions, which are those of bytes and, in a loop, the same again. */
+void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes, unsigned total)
 {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
@@ -208,8 +208,13 @@ void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes)
 	unsigned off = 0;
 
 	b->comparable = true;
+	b->body = total;
 	b->insns = dbt_arena_alloc(vcpu->arch.dbt, DBT_BLOCK_INSNS * sizeof(*b->insns));
-	while (off < b->len && b->nr_insns < DBT_BLOCK_INSNS) {
+	while (b->nr_insns < total) {
+		if (off == b->len) {
+			b->body = min(b->nr_insns, b->body);
+			off = 0;
+		}
 		if (!decode_insn_full(vcpu, bytes + off, min((unsigned)INSN_MAX_LEN, b->len - off), &insn, &zi, ops))
 			break;
 		b->comparable &= !diff_excludes(&zi, ops);
@@ -239,6 +244,12 @@ static void snapshot_take(struct vcpu *vcpu, struct snapshot *s)
 	s->rflags = a->rflags;
 	memcpy(s->ymm, a->fpu.ymm, sizeof(s->ymm));
 	s->mxcsr = a->fpu.mxcsr;
+	memcpy(s->x87.fx, a->fpu.fx, sizeof(s->x87.fx));
+	s->x87.fop = a->fpu.fop;
+	s->x87.fcs = a->fpu.fcs;
+	s->x87.fds = a->fpu.fds;
+	s->x87.fip = a->fpu.fip;
+	s->x87.fdp = a->fpu.fdp;
 	s->interrupt_shadow = a->interrupt_shadow;
 	s->db_trap = a->db_trap;
 	s->db_dr6 = a->db_dr6;
@@ -256,6 +267,12 @@ static void snapshot_restore(struct vcpu *vcpu, const struct snapshot *s)
 	a->rflags = s->rflags;
 	memcpy(a->fpu.ymm, s->ymm, sizeof(s->ymm));
 	a->fpu.mxcsr = s->mxcsr;
+	memcpy(a->fpu.fx, s->x87.fx, sizeof(s->x87.fx));
+	a->fpu.fop = s->x87.fop;
+	a->fpu.fcs = s->x87.fcs;
+	a->fpu.fds = s->x87.fds;
+	a->fpu.fip = s->x87.fip;
+	a->fpu.fdp = s->x87.fdp;
 	a->interrupt_shadow = s->interrupt_shadow;
 	a->db_trap = s->db_trap;
 	a->db_dr6 = s->db_dr6;
@@ -288,8 +305,22 @@ static u64 flushes(const struct vcpu *vcpu)
 	return vcpu->stat.tlb_flush + vcpu->stat.invlpg;
 }
 
+/* nr instructions of the block. A loop is left where a turn does not lead to its beginning. */
+static void interpret(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
+{
+	struct diff *x = vcpu->arch.dbt->diff;
+	u32 want, done;
+
+	x->done = 0;
+	do {
+		want = min(nr - x->done, (u32)b->body);
+		x->result = interp_run_counted(vcpu, want, &done);
+		x->done += done;
+	} while (x->done < nr && x->result == EXEC_OK && done == want && vcpu->arch.rip == b->va);
+}
+
 /* The interpreter's turn: want and after are filled, and nothing has happened. False: cannot be compared. */
-static bool reference_run(struct vcpu *vcpu, u32 nr)
+static bool reference_run(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 {
 	struct diff *x = vcpu->arch.dbt->diff;
 
@@ -300,7 +331,7 @@ static bool reference_run(struct vcpu *vcpu, u32 nr)
 		mmu_flush_all(vcpu);
 	x->flushes = flushes(vcpu);
 	mmu_select_tlb(vcpu);
-	x->result = interp_run_counted(vcpu, nr, &x->done);
+	interpret(vcpu, b, nr);
 	snapshot_take(vcpu, &x->want);
 	journal_read(&x->journal, x->after);
 	journal_undo(&x->journal);
@@ -318,29 +349,31 @@ static u32 translated_run(struct vcpu *vcpu, struct dbt_block *b)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	enter_fn enter = (enter_fn)(d->mem.rx + d->enter);
+	const void *code = d->mem.rx + d->diff->enter_host;
+	u32 why;
 
 	switch (d->diff->turn++ % 4) {
-	case 0: return enter(vcpu, d->mem.rx + b->slot);
-	case 1: return enter(vcpu, d->mem.rx + b->slot_poll);
+	case 0: code = d->mem.rx + b->slot; break;
+	case 1: code = d->mem.rx + b->slot_poll; break;
 	case 2: d->diff->host_entry = d->mem.rx + b->host; break;
 	default: d->diff->host_entry = d->mem.rx + b->host_poll; break;
 	}
-	return enter(vcpu, d->mem.rx + d->diff->enter_host);
+	why = enter(vcpu, code);
+	dbt_take_x87_notes(vcpu);
+	return why;
 }
 
 /* How many instructions have retired. */
 static u32 retired(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 {
-	u64 va = b->va;
-	u32 n = 0;
+	const struct dbt_site *left;
 
 	if (why >> 28 == DBT_DIRECT)
 		return vcpu->arch.dbt->exits[why].retired;
 	if (why >> 28 != DBT_LEAVE || vcpu->arch.dbt->result == EXEC_BRANCH)
 		return b->nr_insns;
-	while (n < b->nr_insns && va != vcpu->arch.rip)
-		va += b->insns[n++].len;
-	return n;
+	left = &vcpu->arch.dbt->sites[vcpu->arch.dbt->left];
+	return left->retired - (vcpu->arch.rip == left->rip);
 }
 
 /* ---- comparison --------------------------------------------------------------------------------- */
@@ -404,6 +437,39 @@ static u64 dont_care(const struct dbt_block *b, u32 n, bool fault)
 	return fault ? X86_EFLAGS_OSZAPC : n ? b->insns[n - 1].undefined | b->insns[n - 1].dead : 0;
 }
 
+static u64 bytes_at(const u8 *p, unsigned n)
+{
+	u64 v = 0;
+
+	memcpy(&v, p, n);
+	return v;
+}
+
+static bool same_x87(struct vcpu *vcpu, const struct dbt_block *b)
+{
+	enum { FX_STATE = 6, FX_REGS = 32 };
+	const struct x87_state *want = &vcpu->arch.dbt->diff->want.x87, *got = &vcpu->arch.dbt->diff->got.x87;
+
+	if (memcmp(want->fx, got->fx, FX_STATE))
+		complain(vcpu, b, "x87 tags, status, control", bytes_at(want->fx, FX_STATE), bytes_at(got->fx, FX_STATE));
+	else if (want->fip != got->fip || want->fcs != got->fcs)
+		complain(vcpu, b, "the last x87 instruction", want->fip, got->fip);
+	else if (want->fdp != got->fdp || want->fds != got->fds)
+		complain(vcpu, b, "the last x87 operand", want->fdp, got->fdp);
+	else if (want->fop != got->fop)
+		complain(vcpu, b, "the last x87 opcode", want->fop, got->fop);
+	else {
+		for (unsigned i = FX_REGS; i < sizeof(want->fx); i += 16) {
+			if (!memcmp(want->fx + i, got->fx + i, 10))
+				continue;
+			complain(vcpu, b, "an x87 register", bytes_at(want->fx + i, 8), bytes_at(got->fx + i, 8));
+			return false;
+		}
+		return true;
+	}
+	return false;
+}
+
 static bool same_state(struct vcpu *vcpu, const struct dbt_block *b, u64 flags)
 {
 	const struct diff *x = vcpu->arch.dbt->diff;
@@ -427,13 +493,13 @@ static bool same_state(struct vcpu *vcpu, const struct dbt_block *b, u64 flags)
 			complain(vcpu, b, "a register", x->want.regs[i], x->got.regs[i]);
 			return false;
 		}
-		return same_memory(vcpu, b);
+		return same_x87(vcpu, b) && same_memory(vcpu, b);
 	}
 	return false;
 }
 
 /* The block has left early: what does the interpreter say after as many instructions? */
-static bool reference_again(struct vcpu *vcpu, u32 nr)
+static bool reference_again(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 {
 	struct diff *x = vcpu->arch.dbt->diff;
 	bool ok;
@@ -442,7 +508,7 @@ static bool reference_again(struct vcpu *vcpu, u32 nr)
 	journal_read(&x->first, x->theirs);
 	journal_undo(&x->first);
 	snapshot_restore(vcpu, &x->start);
-	ok = reference_run(vcpu, nr);
+	ok = reference_run(vcpu, b, nr);
 	journal_redo(&x->first, x->theirs);
 	snapshot_restore(vcpu, &x->got);
 	return ok;
@@ -455,7 +521,7 @@ static bool compare(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 	bool fault = why >> 28 == DBT_LEAVE && d->result == EXEC_FAULT;
 	u32 n = retired(vcpu, b, why);
 
-	if ((n != x->done || fault != (x->result == EXEC_FAULT)) && !reference_again(vcpu, n + fault)) {
+	if ((n != x->done || fault != (x->result == EXEC_FAULT)) && !reference_again(vcpu, b, n + fault)) {
 		vcpu->stat.diff_skipped++;
 		return true;
 	}
@@ -480,7 +546,7 @@ u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b)
 
 	if (ok) {
 		snapshot_take(vcpu, &x->start);
-		ok = reference_run(vcpu, b->nr_insns);
+		ok = reference_run(vcpu, b, b->nr_insns);
 	}
 	/* The interpreter has dropped its thunks, which the block may use: as if it had not been entered. */
 	if (unlikely(d->engine_generation != interp_generation(vcpu))) {

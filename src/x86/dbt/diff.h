@@ -13,7 +13,7 @@ void diff_emit_common(struct dbt *d);
 /* Cannot be executed twice: ends a block before it, and is a block by itself. */
 bool diff_excludes(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops);
 /* A block has been translated from these bytes. */
-void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes);
+void diff_note_block(struct vcpu *vcpu, struct dbt_block *b, const u8 *bytes, unsigned total);
 /* In place of d->enter(): what the block says about its exit. */
 u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b);
 

@@ -147,7 +147,7 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 	    b->slot_poll, b->host, b->host_poll);
 	if (begin < b->main)
 		put_host(t, &d, dbt, begin, b->main, "");
-	for (unsigned i = 0; i < nr && off < b->len; i++) {
+	for (unsigned i = 0; i < nr; i++, off %= b->len) {
 		unsigned n = disassemble(&d, bytes + off, b->len - off, b->va + off, guest, sizeof(guest));
 
 		snprintf(line, sizeof(line), "%llx  %s", (unsigned long long)b->va + off, guest);

@@ -44,6 +44,30 @@ static inline void put32(struct emit *e, u32 v)
 	e->at += 4;
 }
 
+/* Up to eight bytes at once. What follows them is overwritten: only at the end of the code. */
+struct chunk {
+	u64 bytes;
+	unsigned n;
+};
+
+static inline void chunk_add(struct chunk *c, u8 v)
+{
+	c->bytes |= (u64)v << 8 * c->n++;
+}
+
+static inline void put_chunk(struct emit *e, const struct chunk *c)
+{
+	if (e->at + 8 <= e->end)
+		memcpy(e->base + e->at, &c->bytes, 8);
+	e->at += c->n;
+}
+
+static inline void put_bytes(struct emit *e, const u8 *bytes, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		put8(e, bytes[i]);
+}
+
 static inline void put64(struct emit *e, u64 v)
 {
 	put32(e, v);
@@ -55,36 +79,58 @@ static inline u8 mem_rex(const struct hmem *m)
 	return (m->index != NOREG && m->index > 7) << 1 | (m->base != NOREG && m->base > 7);
 }
 
-static inline void put_modrm_mem(struct emit *e, u8 reg, const struct hmem *m)
+/* ModRM and SIB; the displacement's size in bytes is returned. */
+static inline unsigned chunk_modrm_mem(struct chunk *c, u8 reg, const struct hmem *m)
 {
 	u8 r = (reg & 7) << 3;
 	bool sib = m->index != NOREG || m->base == NOREG || (m->base & 7) == RSP;
 	bool none = m->base == NOREG;
 	u8 mod = none ? 0 : !m->disp && (m->base & 7) != RBP ? 0 : m->disp == (s8)m->disp ? 0x40 : 0x80;
 
-	put8(e, mod | r | (sib ? RSP : m->base & 7));
+	chunk_add(c, mod | r | (sib ? RSP : m->base & 7));
 	if (sib)
-		put8(e, m->scale << 6 | (m->index == NOREG ? RSP : m->index & 7) << 3 |
-			(none ? RBP : m->base & 7));
-	if (none || mod == 0x80)
-		put32(e, m->disp);
-	else if (mod)
-		put8(e, m->disp);
+		chunk_add(c, m->scale << 6 | (m->index == NOREG ? RSP : m->index & 7) << 3 | (none ? RBP : m->base & 7));
+	return none || mod == 0x80 ? 4 : mod ? 1 : 0;
+}
+
+static inline void put_disp(struct emit *e, s32 disp, unsigned size)
+{
+	if (size == 4)
+		put32(e, disp);
+	else if (size)
+		put8(e, disp);
+}
+
+static inline void put_modrm_mem(struct emit *e, u8 reg, const struct hmem *m)
+{
+	struct chunk c = { 0 };
+	unsigned size = chunk_modrm_mem(&c, reg, m);
+
+	put_chunk(e, &c);
+	put_disp(e, m->disp, size);
 }
 
 /* Prefixes and opcode bytes, packed: bits 0-7 opcode, 8-15 map (0, 0x0f), 16-23 prefix (0, 66, f2, f3). */
 #define OPC_0F 0x0f00u
 #define OPC_66 0x660000u
 
-static inline void put_opcode(struct emit *e, u32 op, u8 rex)
+static inline void chunk_opcode(struct chunk *c, u32 op, u8 rex)
 {
 	if (op >> 16 & 0xff)
-		put8(e, op >> 16);
+		chunk_add(c, op >> 16);
 	if (rex)
-		put8(e, 0x40 | rex);
+		chunk_add(c, 0x40 | rex);
 	if (op >> 8 & 0xff)
-		put8(e, 0x0f);
-	put8(e, op);
+		chunk_add(c, 0x0f);
+	chunk_add(c, op);
+}
+
+static inline void put_opcode(struct emit *e, u32 op, u8 rex)
+{
+	struct chunk c = { 0 };
+
+	chunk_opcode(&c, op, rex);
+	put_chunk(e, &c);
 }
 
 #define W8 1u	/* operand is 64 bits wide */
@@ -92,16 +138,24 @@ static inline void put_opcode(struct emit *e, u32 op, u8 rex)
 
 static inline void put_rm(struct emit *e, unsigned w, u32 op, u8 reg, struct hmem m)
 {
+	struct chunk c = { 0 };
+	unsigned size;
+
 	if (m.gs)
-		put8(e, 0x65);
-	put_opcode(e, op, w << 3 | (reg > 7) << 2 | mem_rex(&m));
-	put_modrm_mem(e, reg, &m);
+		chunk_add(&c, 0x65);
+	chunk_opcode(&c, op, w << 3 | (reg > 7) << 2 | mem_rex(&m));
+	size = chunk_modrm_mem(&c, reg, &m);
+	put_chunk(e, &c);
+	put_disp(e, m.disp, size);
 }
 
 static inline void put_rr(struct emit *e, unsigned w, u32 op, u8 reg, u8 rm)
 {
-	put_opcode(e, op, w << 3 | (reg > 7) << 2 | rm >> 3);
-	put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	struct chunk c = { 0 };
+
+	chunk_opcode(&c, op, w << 3 | (reg > 7) << 2 | rm >> 3);
+	chunk_add(&c, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	put_chunk(e, &c);
 }
 
 static inline void put_mov(struct emit *e, u8 dst, u8 src)

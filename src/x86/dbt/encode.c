@@ -7,13 +7,11 @@
  */
 #include "x86/dbt/dbt.h"
 
-struct fields {
-	u8 mod, reg, rm, opcode_reg, vvvv;
-	bool has_modrm, has_opcode_reg;
-};
+/* A register of an encoding that is one of h->home[]. */
+#define HOMED 0x80
 
-/* Guest register number of a general register operand that may be renamed; NOREG: leave it alone. */
-static u8 renamed(const struct hins *h, const ZydisDecodedOperand *op, bool *high8)
+/* What a general register operand becomes; NOREG: it is left alone. */
+static u8 renamed(const ZydisDecodedOperand *op, bool *high8)
 {
 	u8 r;
 
@@ -21,104 +19,74 @@ static u8 renamed(const struct hins *h, const ZydisDecodedOperand *op, bool *hig
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return NOREG;
 	r = gpr_from_zydis(op->reg.value, high8);
-	return r == INSN_NOREG || *high8 ? NOREG : host_gpr(h, r);
+	if (r == INSN_NOREG || *high8)
+		return NOREG;
+	return r == RSP ? GUEST_RSP : r >= R13 ? HOMED | (r - R13) : r;
 }
 
-static struct fields get_fields(const struct hins *h, u8 r, u8 b, u8 vvvv, bool *any_high8)
+static void set_fields(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, u8 r, u8 b)
 {
-	const ZydisDecodedInstruction *zi = h->zi;
-	struct fields f = {
-		.has_modrm = zi->attributes & ZYDIS_ATTRIB_HAS_MODRM,
-		.mod = zi->raw.modrm.mod,
-		.reg = zi->raw.modrm.reg | r << 3,
-		.rm = zi->raw.modrm.rm | b << 3,
-		.vvvv = vvvv,
-	};
-
+	n->has_modrm = zi->attributes & ZYDIS_ATTRIB_HAS_MODRM;
+	n->mod = zi->raw.modrm.mod;
+	n->reg = zi->raw.modrm.reg | r << 3;
+	n->rm = zi->raw.modrm.rm | b << 3;
 	for (unsigned i = 0; i < zi->operand_count; i++) {
-		const ZydisDecodedOperand *op = &h->ops[i];
+		const ZydisDecodedOperand *op = &ops[i];
 		bool high8;
-		u8 reg = renamed(h, op, &high8);
+		u8 reg = renamed(op, &high8);
 
-		*any_high8 |= high8;
+		n->high8 |= high8;
 		if (op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    (reg != NOREG || high8)) {
-			f.has_opcode_reg = true;
-			f.opcode_reg = reg != NOREG ? reg : zi->opcode & 7;
+			n->has_opcode_reg = true;
+			n->opcode_reg = reg != NOREG ? reg : zi->opcode & 7;
 			continue;
 		}
 		if (reg == NOREG)
 			continue;
 		switch (op->encoding) {
-		case ZYDIS_OPERAND_ENCODING_MODRM_REG: f.reg = reg; break;
-		case ZYDIS_OPERAND_ENCODING_MODRM_RM: f.rm = reg; break;
-		case ZYDIS_OPERAND_ENCODING_NDSNDD: f.vvvv = reg; break;
+		case ZYDIS_OPERAND_ENCODING_MODRM_REG: n->reg = reg; break;
+		case ZYDIS_OPERAND_ENCODING_MODRM_RM: n->rm = reg; break;
+		case ZYDIS_OPERAND_ENCODING_NDSNDD: n->vvvv = reg; break;
 		default: break;
 		}
 	}
-	return f;
-}
-
-static void put_rm_bytes(struct emit *e, const struct hins *h, const struct fields *f)
-{
-	if (!f->has_modrm)
-		return;
-	if (h->has_mem)
-		put_modrm_mem(e, f->reg, &h->mem);
-	else
-		put8(e, f->mod << 6 | (f->reg & 7) << 3 | (f->rm & 7));
 }
 
 /* Whatever follows the address bytes: immediates, registers named by one. */
-static void put_immediates(struct emit *e, const struct hins *h)
+static u8 find_tail(const ZydisDecodedInstruction *zi)
 {
-	const ZydisDecodedInstruction *zi = h->zi;
-	unsigned at = zi->length;
-
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
-		at = zi->raw.modrm.offset + 1 + (zi->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) +
-		     zi->raw.disp.size / 8;
-	else if (zi->raw.imm[0].size)
-		at = zi->raw.imm[0].offset;
-	for (; at < zi->length; at++)
-		put8(e, h->bytes[at]);
+		return zi->raw.modrm.offset + 1 + (zi->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + zi->raw.disp.size / 8;
+	return zi->raw.imm[0].size ? zi->raw.imm[0].offset : zi->length;
 }
 
 /*
  * Opcodes that 64-bit mode does not have, or has for something else, in their longer form: 82 is 80,
  * A0 to A3 are 88 to 8B with an address, 40 to 4F are FF /0 and /1 with a register.
  */
-static u8 widen_opcode32(const struct hins *h, struct fields *f)
+static u8 widen_opcode32(const ZydisDecodedInstruction *zi, struct encoding *n)
 {
-	const ZydisDecodedInstruction *zi = h->zi;
-
 	if (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 		return zi->opcode;
 	if (is_moffs(zi)) {
-		f->has_modrm = true;
-		f->reg = RAX;
+		n->has_modrm = true;
+		n->reg = RAX;
 		return 0x88 | (zi->opcode & 1) | (zi->opcode & 2 ? 0 : 2);
 	}
 	if ((zi->opcode & 0xf0) == 0x40) {
-		f->has_modrm = true;
-		f->mod = 3;
-		f->reg = zi->opcode >> 3 & 1;
-		f->rm = f->opcode_reg;
-		f->has_opcode_reg = false;
+		n->has_modrm = true;
+		n->mod = 3;
+		n->reg = zi->opcode >> 3 & 1;
+		n->rm = n->opcode_reg;
+		n->has_opcode_reg = false;
 		return 0xff;
 	}
 	return zi->opcode == 0x82 ? 0x80 : zi->opcode;
 }
 
-static bool encode_legacy(struct emit *e, const struct hins *h)
+static void set_prefixes(struct encoding *n, const ZydisDecodedInstruction *zi, bool size_prefix)
 {
-	const ZydisDecodedInstruction *zi = h->zi;
-	bool has_rex = zi->attributes & ZYDIS_ATTRIB_HAS_REX, high8 = false;
-	bool size_prefix = h->int_class && zi->operand_width == 16 &&
-			   zi->mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B;
-	struct fields f = get_fields(h, has_rex && zi->raw.rex.R, has_rex && zi->raw.rex.B, 0, &high8);
-	u8 rex = (has_rex && zi->raw.rex.W) << 3, opcode = widen_opcode32(h, &f);
-
 	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
 		u8 value = zi->raw.prefixes[i].value;
 
@@ -127,58 +95,124 @@ static bool encode_legacy(struct emit *e, const struct hins *h)
 		if (value == 0x66)
 			size_prefix = true;
 		else if (value == 0xf2 || value == 0xf3)
-			put8(e, value);
+			n->before[n->nr_before++] = value;
 	}
 	if (size_prefix)
-		put8(e, 0x66);
+		n->before[n->nr_before++] = 0x66;
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_LOCK)
-		put8(e, 0xf0);
-	if (f.has_modrm)
-		rex |= (f.reg > 7) << 2 | (h->has_mem ? mem_rex(&h->mem) : f.rm > 7);
-	if (f.has_opcode_reg)
-		rex |= f.opcode_reg > 7;
-	if (rex && high8)
-		return false;
+		n->before[n->nr_before++] = 0xf0;
+}
+
+static bool plan_legacy(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool int_class)
+{
+	bool has_rex = zi->attributes & ZYDIS_ATTRIB_HAS_REX;
+	u8 opcode;
+
+	set_prefixes(n, zi, int_class && zi->operand_width == 16 && zi->mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B);
+	set_fields(n, zi, ops, has_rex && zi->raw.rex.R, has_rex && zi->raw.rex.B);
+	opcode = widen_opcode32(zi, n);
+	n->rex_w = (has_rex && zi->raw.rex.W) << 3;
 	/* SPL to DIL exist only with a prefix. */
-	if (rex || (has_rex && !high8))
-		put8(e, 0x40 | rex);
+	n->wants_rex = has_rex && !n->high8;
 	switch (zi->opcode_map) {
 	case ZYDIS_OPCODE_MAP_DEFAULT:
 		break;
 	case ZYDIS_OPCODE_MAP_0F38:
 	case ZYDIS_OPCODE_MAP_0F3A:
 	case ZYDIS_OPCODE_MAP_0F:
-		put8(e, 0x0f);
+		n->opcode[n->nr_opcode++] = 0x0f;
 		if (zi->opcode_map != ZYDIS_OPCODE_MAP_0F)
-			put8(e, zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 0x38 : 0x3a);
+			n->opcode[n->nr_opcode++] = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 0x38 : 0x3a;
 		break;
 	default:
 		return false;
 	}
-	put8(e, f.has_opcode_reg ? (opcode & ~7) | (f.opcode_reg & 7) : opcode);
-	put_rm_bytes(e, h, &f);
-	put_immediates(e, h);
+	n->opcode[n->nr_opcode++] = n->has_opcode_reg ? opcode & ~7 : opcode;
 	return true;
 }
 
 /* Always the three-byte form. */
-static bool encode_vex(struct emit *e, const struct hins *h)
+static bool plan_vex(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes)
 {
-	const u8 *vex = h->bytes + h->zi->raw.vex.offset;
-	bool three = vex[0] == 0xc4, high8 = false;
+	const u8 *vex = bytes + zi->raw.vex.offset;
+	bool three = vex[0] == 0xc4;
+	bool long_mode = zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64; /* else: the top bits of register numbers mean nothing */
 	u8 b1 = three ? vex[1] : (vex[1] & 0x80) | 0x61;
 	u8 b2 = three ? vex[2] : vex[1] & 0x7f;
-	bool long_mode = h->zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64; /* else: the top bits of register numbers mean nothing */
-	struct fields f = get_fields(h, !(b1 & 0x80), long_mode && !(b1 & 0x20),
-				     ~(b2 >> 3) & (long_mode ? 15 : 7), &high8);
-	u8 xb = h->has_mem ? mem_rex(&h->mem) : f.rm > 7;
 
-	put8(e, 0xc4);
-	put8(e, (f.reg < 8) << 7 | !(xb & 2) << 6 | !(xb & 1) << 5 | (b1 & 0x1f));
-	put8(e, (b2 & 0x87) | (~f.vvvv & 15) << 3);
-	put8(e, h->zi->opcode);
-	put_rm_bytes(e, h, &f);
-	put_immediates(e, h);
+	n->vvvv = ~(b2 >> 3) & (long_mode ? 15 : 7);
+	set_fields(n, zi, ops, !(b1 & 0x80), long_mode && !(b1 & 0x20));
+	n->vex = true;
+	n->before[0] = b1 & 0x1f;
+	n->before[1] = b2 & 0x87;
+	n->opcode[0] = zi->opcode;
+	return true;
+}
+
+bool dbt_plan_encoding(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes,
+		       bool int_class)
+{
+	*n = (struct encoding){ .tail = find_tail(zi), .len = zi->length };
+	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? plan_vex(n, zi, ops, bytes) : plan_legacy(n, zi, ops, int_class);
+}
+
+static u8 reg_of(const struct hins *h, u8 field)
+{
+	return field & HOMED ? h->home[field & 3] : field;
+}
+
+static void put_operands(struct emit *e, const struct hins *h, u8 reg, u8 rm)
+{
+	const struct encoding *n = h->encoding;
+
+	if (n->has_modrm) {
+		if (h->has_mem)
+			put_modrm_mem(e, reg, &h->mem);
+		else
+			put8(e, n->mod << 6 | (reg & 7) << 3 | (rm & 7));
+	}
+	put_bytes(e, h->bytes + n->tail, n->len - n->tail);
+}
+
+static bool encode_legacy(struct emit *e, const struct hins *h)
+{
+	const struct encoding *n = h->encoding;
+	u8 reg = reg_of(h, n->reg), rm = reg_of(h, n->rm), opcode_reg = reg_of(h, n->opcode_reg);
+	u8 rex = n->rex_w;
+	struct chunk c = { 0 };
+
+	for (unsigned i = 0; i < n->nr_before; i++)
+		chunk_add(&c, n->before[i]);
+	if (n->has_modrm)
+		rex |= (reg > 7) << 2 | (h->has_mem ? mem_rex(&h->mem) : rm > 7);
+	if (n->has_opcode_reg)
+		rex |= opcode_reg > 7;
+	if (rex && n->high8)
+		return false;
+	if (rex || n->wants_rex)
+		chunk_add(&c, 0x40 | rex);
+	for (unsigned i = 0; i < n->nr_opcode; i++)
+		chunk_add(&c, n->opcode[i]);
+	if (n->has_opcode_reg)
+		c.bytes += (u64)(opcode_reg & 7) << 8 * (c.n - 1);
+	put_chunk(e, &c);
+	put_operands(e, h, reg, rm);
+	return true;
+}
+
+static bool encode_vex(struct emit *e, const struct hins *h)
+{
+	const struct encoding *n = h->encoding;
+	u8 reg = reg_of(h, n->reg), rm = reg_of(h, n->rm);
+	u8 xb = h->has_mem ? mem_rex(&h->mem) : rm > 7;
+	struct chunk c = { 0 };
+
+	chunk_add(&c, 0xc4);
+	chunk_add(&c, (reg < 8) << 7 | !(xb & 2) << 6 | !(xb & 1) << 5 | n->before[0]);
+	chunk_add(&c, n->before[1] | (~reg_of(h, n->vvvv) & 15) << 3);
+	chunk_add(&c, n->opcode[0]);
+	put_chunk(e, &c);
+	put_operands(e, h, reg, rm);
 	return true;
 }
 
@@ -203,5 +237,5 @@ bool dbt_encodable32(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 
 bool dbt_encode(struct emit *e, const struct hins *h)
 {
-	return h->zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? encode_vex(e, h) : encode_legacy(e, h);
+	return h->encoding->vex ? encode_vex(e, h) : encode_legacy(e, h);
 }

@@ -29,19 +29,17 @@ static void emit_vec_check(struct trans *tr, struct tinsn *t)
 
 static void emit_native(struct trans *tr, struct tinsn *t)
 {
-	struct hins h = {
-		.zi = t->zi, .ops = t->ops, .bytes = t->bytes,
-		.int_class = t->int_class,
-	};
+	struct hins h = { .encoding = &t->encoding, .bytes = t->bytes };
 	static const u8 temps[2] = { T0, T1 };
 	struct cold *c = NULL;
 	u8 tmp = T0;
 
 	emit_vec_check(tr, t);
+	emit_x87_check(tr, t);
 	if (t->may_fault)
 		c = slow_new(tr, t);
 	if (t->range >= 0) {
-		put_member(tr, t, t->mem->mem.disp.value, &h.mem, c);
+		put_member(tr, t, t->insn.disp, &h.mem, c);
 		h.has_mem = true;
 	} else if (t->mem) {
 		struct ea ea = ea_of(t);
@@ -50,6 +48,11 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 		tmp = put_check(tr, &ea, t->mem->size / 8, t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
 				&h.mem, c);
 		h.has_mem = true;
+		if (tmp == NOREG && t->nr_homed) {
+			put_lea(tr->e, T0, h.mem);
+			h.mem = MEM_BASE(T0, 0);
+			tmp = T1;
+		}
 	}
 	if (t->needs)
 		flags_to_host(tr);
@@ -68,6 +71,8 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 		tr->host = true;
 		tr->slot = false;
 	}
+	if (t->x87_pointers)
+		x87_executed(tr, t, c->index);
 	if (c)
 		slow_end(tr, c, t->live_after);
 }
@@ -78,7 +83,7 @@ static void emit_lea(struct trans *tr, struct tinsn *t)
 	bool high8;
 	u8 dst = gpr_from_zydis(t->ops[0].reg.value, &high8);
 	u8 host = is_homed(dst) ? T0 : dst == RSP ? GUEST_RSP : dst;
-	bool narrow = t->insn.opsize == 4 || t->zi->address_width == 32;
+	bool narrow = t->insn.opsize == 4 || t->insn.addrsize == 4;
 	struct ea ea;
 
 	t->mem = &t->ops[1];
@@ -137,21 +142,23 @@ static void emit_if(struct trans *tr, struct tinsn *t)
 	slow_end(tr, c, t->live_after);
 }
 
-/* T1 is as before after t, or what its range has left there. */
+/* T1 is as before after t, or what its range has left there. Who does not come back from a fault has not changed it. */
 static bool keeps_t1(const struct tinsn *t)
 {
-	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC || (t->kind == K_NATIVE && !t->may_fault && t->nr_homed < 2);
+	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC ||
+	       (t->kind == K_NATIVE && !t->mem && (!t->may_fault || t->in_range) && t->nr_homed < 2);
 }
 
 void emit_insn(struct trans *tr, struct tinsn *t)
 {
 	if (!keeps_t1(t))
 		tr->t1_range = -1;
+	x87_before(tr, t);
 	switch (t->kind) {
 	case K_HANDLER:
 		emit_handler(tr, t);
 		tr->slot = true;
-		tr->host = false;
+		tr->host = tr->x87_live = false;
 		break;
 	case K_NATIVE: emit_native(tr, t); break;
 	case K_NOP: break;

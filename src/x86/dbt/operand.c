@@ -13,18 +13,14 @@
 
 struct ea ea_of(const struct tinsn *t)
 {
-	const ZydisDecodedOperandMem *m = &t->mem->mem;
-	struct ea ea = { .disp = t->insn.disp, .seg = seg_from_zydis(m->segment) };
+	const struct insn *insn = &t->insn;
+	struct ea ea = {
+		.base = insn->base, .index = insn->index, .scale = insn->scale, .disp = insn->disp, .seg = insn->seg,
+		.addr32 = insn->addrsize == 4, .flat32 = code32(t),
+	};
 
-	ea.addr32 = t->zi->address_width == 32;
-	ea.flat32 = code32(t);
-	ea.scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
-	ea.base = t->insn.base;
-	ea.index = t->insn.index;
-	if (m->base == ZYDIS_REGISTER_RIP) {
-		ea.base = NOREG;
-		ea.disp += t->rip + t->insn.len;
-	}
+	if (insn->flags & INSN_RIP_REL)
+		ea.disp += t->rip + insn->len;
 	return ea;
 }
 
@@ -36,25 +32,34 @@ struct ea ea_stack(const struct trans *tr, u8 base, s32 disp)
 	};
 }
 
-/* T0 = address. T1 is lost. */
-static void put_ea(struct trans *tr, const struct ea *ea)
+/* The address without its segment's base, or what of it one operand can hold: registers are loaded to T0 and index_tmp. */
+static struct hmem ea_operand(struct trans *tr, const struct ea *ea, u8 index_tmp)
 {
-	struct emit *e = tr->e;
+	struct hmem m = { .base = NOREG, .index = NOREG, .scale = ea->scale, .disp = ea->disp };
+
+	if (ea->base != NOREG)
+		m.base = gpr_to_host(tr->e, ea->base, T0);
+	if (ea->index != NOREG)
+		m.index = gpr_to_host(tr->e, ea->index, index_tmp);
+	return m;
+}
+
+void put_offset(struct trans *tr, const struct ea *ea, u8 index_tmp)
+{
 	unsigned w = ea->addr32 ? W4 : W8;
 
-	if (ea->base == NOREG && ea->index == NOREG) {
-		put_mov_imm(e, T0, ea->addr32 ? (u32)ea->disp : (u64)ea->disp);
-	} else {
-		struct hmem m = { .base = NOREG, .index = NOREG, .scale = ea->scale, .disp = ea->disp };
+	if (ea->base == NOREG && ea->index == NOREG)
+		put_mov_imm(tr->e, T0, ea->addr32 ? (u32)ea->disp : (u64)ea->disp);
+	else
+		put_rm(tr->e, w, 0x8d, T0, ea_operand(tr, ea, index_tmp));
+}
 
-		if (ea->base != NOREG)
-			m.base = gpr_to_host(e, ea->base, T0);
-		if (ea->index != NOREG)
-			m.index = gpr_to_host(e, ea->index, T1);
-		put_rm(e, w, 0x8d, T0, m);
-	}
+/* T0 = address. index_tmp is lost if the index is homed. */
+static void put_ea(struct trans *tr, const struct ea *ea, u8 index_tmp)
+{
+	put_offset(tr, ea, index_tmp);
 	if (ea->seg >= SEG_FS)
-		put_rm(e, ea->flat32 ? W4 : W8, 0x03, T0, SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS));
+		put_rm(tr->e, ea->flat32 ? W4 : W8, 0x03, T0, SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS));
 }
 
 /* ---- look-up ----------------------------------------------------------------------------------- */
@@ -64,20 +69,61 @@ static s32 tlb_disp(const struct trans *tr, size_t field)
 	return offsetof(struct mmu, tlbs) + tr->ctx * sizeof(struct tlb) + field;
 }
 
+/* T1 = place in the TLB's arrays of the address in T0. */
+static void put_tlb_place(struct emit *e)
+{
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+}
+
 /*
- * Look up size bytes at ea. Afterwards the operand is *m, and the register
- * returned is free: T1 if m is (T0), T0 if it is base and T1. The host's flags are lost.
+ * ea has been looked up, T0 is used up and T1 its place: the operand. The address is computed a second time, so that
+ * only the difference is waited for. T0, if one register is free; none, if *both.
+ */
+static struct hmem put_operand(struct trans *tr, const struct ea *ea, s32 tag, s32 delta, bool *both)
+{
+	struct emit *e = tr->e;
+	bool plain = ea->seg < SEG_FS && !ea->addr32;
+	struct hmem m;
+
+	*both = false;
+	if (ea->addr32 || (is_homed(ea->base) && is_homed(ea->index))) {
+		put_rm(e, W8, 0x2b, T0, MEM_GS(T1, tag));
+		put_rm(e, W8, 0x03, T0, MEM_GS(T1, delta));
+		return MEM_BASE(T0, 0);
+	}
+	if (plain && (ea->base == NOREG || ea->index == NOREG)) {
+		put_load(e, T1, MEM_GS(T1, delta));
+		m = ea_operand(tr, ea, T0);
+		if (m.base == NOREG) {
+			m.base = T1;
+		} else {
+			m.index = T1;
+			m.scale = 0;
+		}
+		*both = is_homed(ea->base) || is_homed(ea->index);
+		return m;
+	}
+	put_ea(tr, ea, T0);
+	put_load(e, T1, MEM_GS(T1, delta));
+	*both = true;
+	return MEM_SIB(T0, T1, 0, 0);
+}
+
+/*
+ * Look up size bytes at ea. Afterwards the operand is *m, and the register returned is free, if any (NOREG): T1 if
+ * m is (T0), T0 if it is not part of m. The host's flags are lost.
  */
 u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, struct hmem *m, struct cold *c)
 {
 	struct emit *e = tr->e;
 	s32 tag = tlb_disp(tr, write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
 	s32 delta = tlb_disp(tr, offsetof(struct tlb, delta));
-	bool plain = ea->seg < SEG_FS && !ea->addr32;
-	bool simple = plain && ea->index == NOREG && ea->base != NOREG && !is_homed(ea->base);
+	bool both;
 
-	put_ea(tr, ea);
-	if (plain && ea->base == NOREG && ea->index == NOREG) {
+	put_ea(tr, ea, T1);
+	if (ea_is_constant(ea)) {
 		s32 at = tlb_index(ea->disp) * 8;
 
 		put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, tag + at));
@@ -88,21 +134,12 @@ u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, s
 		*m = MEM_BASE(T0, 0);
 		return T1;
 	}
-	put_mov(e, T1, T0);
-	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
-	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_tlb_place(e);
 	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag));
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - size);
 	put_jcc_cold(tr, CC_A, c);
-	if (simple) {
-		put_load(e, T1, MEM_GS(T1, delta));
-		*m = MEM_SIB(ea->base == RSP ? GUEST_RSP : ea->base, T1, 0, ea->disp);
-		return T0;
-	}
-	put_rm(e, W8, 0x2b, T0, MEM_GS(T1, tag));
-	put_rm(e, W8, 0x03, T0, MEM_GS(T1, delta));
-	*m = MEM_BASE(T0, 0);
-	return T1;
+	*m = put_operand(tr, ea, tag, delta, &both);
+	return both ? NOREG : m->base == T0 ? T1 : T0;
 }
 
 /* Look up the word that a push (disp -word) or a pop (0) touches. As put_check(). */
@@ -115,28 +152,71 @@ u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struc
 
 /* ---- ranges ------------------------------------------------------------------------------------ */
 
-/* T1 and the slot = host - guest address of all of r. The host's flags are lost. */
+/* Members name its register, and add the difference; others go by pointers, and name none. */
+static bool by_difference(const struct range *r)
+{
+	return r->ea.seg < SEG_FS && r->ea.index == NOREG && r->ea.base != NOREG && !is_homed(r->ea.base);
+}
+
+static struct ea range_ea(const struct range *r, s32 at)
+{
+	struct ea ea = r->ea;
+
+	ea.disp += at;
+	return ea;
+}
+
+/* T1 = host address of ea, which has been looked up: T1 is its place. */
+static void put_pointer(struct trans *tr, const struct ea *ea, s32 tag, s32 delta)
+{
+	struct hmem m;
+	bool both;
+
+	if (ea_is_constant(ea)) {
+		put_mov_imm(tr->e, T1, ea->disp);
+		put_rm(tr->e, W8, 0x03, T1, MEM_GS(NOREG, delta + tlb_index(ea->disp) * 8));
+		return;
+	}
+	m = put_operand(tr, ea, tag, delta, &both);
+	put_lea(tr->e, T1, m);
+}
+
+/* T1 and the slot = what members of r need. The host's flags are lost. */
 static void put_range(struct trans *tr, const struct range *r, struct cold *c)
 {
 	s32 tag = tlb_disp(tr, r->write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
+	s32 delta = tlb_disp(tr, offsetof(struct tlb, delta));
+	struct ea ea = range_ea(r, r->lo);
 	struct emit *e = tr->e;
-	u8 base = gpr_to_host(e, r->base, T0);
 
-	put_lea(e, T0, MEM_BASE(base, r->lo));
-	put_mov(e, T1, T0);
-	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
-	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
-	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag));
+	put_ea(tr, &ea, T1);
+	if (ea_is_constant(&ea)) {
+		put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, tag + (s32)tlb_index(ea.disp) * 8));
+	} else {
+		put_tlb_place(e);
+		put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag));
+	}
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - (r->hi - r->lo));
 	put_jcc_cold(tr, CC_A, c);
-	put_load(e, T1, MEM_GS(T1, tlb_disp(tr, offsetof(struct tlb, delta))));
+	if (by_difference(r))
+		put_load(e, T1, MEM_GS(T1, delta));
+	else
+		put_pointer(tr, &ea, tag, delta);
 	put_store(e, SLOT(r->slot), T1);
 }
 
-/*
- * The operand of a member of a range, at disp from the range's register: T0 is free, unless the register
- * is homed. c is for its faults.
- */
+/* T0 = 0 and ZF if r begins and ends in the same page. */
+void put_range_ends(struct trans *tr, const struct range *r)
+{
+	struct ea ea = range_ea(r, r->lo);
+
+	put_ea(tr, &ea, T1);
+	put_lea(tr->e, T1, MEM_BASE(T0, r->hi - r->lo - 1));
+	put_rr(tr->e, W8, 0x31, T1, T0);
+	put_shift_imm(tr->e, W8, 5, T0, PAGE_SHIFT);
+}
+
+/* The operand of a member of a range, at disp from the range's register. T0 is free. c is for its faults. */
 void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c)
 {
 	const struct range *r = &tr->ranges[t->range];
@@ -147,10 +227,11 @@ void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, str
 		flags_clobber(tr, t->live_before);
 		miss->insn = t;
 		miss->index = c->index;
+		miss->note = c->note;
 		put_range(tr, r, miss);
 	} else if (tr->t1_range != t->range) {
 		put_load(tr->e, T1, SLOT(r->slot));
 	}
 	tr->t1_range = t->range;
-	*m = MEM_SIB(gpr_to_host(tr->e, r->base, T0), T1, 0, disp);
+	*m = by_difference(r) ? MEM_SIB(gpr_to_host(tr->e, r->ea.base, T0), T1, 0, disp) : MEM_BASE(T1, t->range_at - r->lo);
 }

@@ -2,42 +2,59 @@
 /*
  * Which memory accesses of a block share one TLB look-up.
  *
- * Accesses at constant distances from a register that otherwise does not change form a
- * range: its first access looks all of it up, and leaves the difference between
- * host and guest addresses in a slot of the frame for the others (operand.c).
- * PUSH, POP, CALL, RET and additions of constants move rsp along.
+ * Accesses whose addresses differ by constants form a range: the same base, index and scale, and registers that do not
+ * change meanwhile, or by constants only; the same segment; constant addresses of one page. Its first access looks all of it up,
+ * and leaves in a slot of the frame what the others need (operand.c).
+ * PUSH, POP, CALL, RET and additions of constants move their register along, and an index scale times as far.
  *
- *  1. A range ends with the register's value, with an instruction that is its handler's, and where
- *     the TLB's context changes.
+ *  1. A range ends with a register's value, with an instruction that is its handler's, and where
+ *     the TLB's context changes. Until then the bases of FS and GS are constants, too.
  *  2. It asks for all that its members need: the whole span within one page, writable if one of
  *     them writes. If it crosses pages the block goes on without ranges (`narrow`).
  *  3. After a handler nothing is known any more: what it was called for by an instruction within a range
  *     goes on with another block, which begins after it.
+ *  4. Only what moves a whole 64-bit register moves a range: narrower sums wrap.
  */
 #include "x86/dbt/translate.h"
 
 #define RANGE_SPAN 256
+#define MOVED_MAX 0x1000
+#define ACTIVE_MAX 12
+
+struct active {
+	u8 range;
+	s32 moved;	/* by how much its registers have moved the address since it began */
+};
 
 struct plan {
 	struct trans *tr;
-	s8 of[16];	/* register's range, -1: none */
-	s32 moved[16];	/* what was added to it since the range began */
+	struct active active[ACTIVE_MAX];	/* the oldest first */
+	unsigned nr;
 };
 
-/* The one access of t that may share, or false. Offset from the register as t finds it. */
-static bool shared_access(const struct tinsn *t, u8 *base, s32 *disp, u32 *size, bool *write)
-{
-	bool high8;
+struct access {
+	struct ea ea;
+	u32 size;
+	bool write;
+};
 
-	*base = RSP;
-	*disp = 0;
-	*size = 8;
-	*write = false;
+/* ---- accesses ---------------------------------------------------------------------------------- */
+
+/* A constant address: the page, and the place in it. */
+static bool split_constant(struct access *a)
+{
+	return (a->ea.disp & ~PAGE_MASK) + a->size <= PAGE_SIZE;
+}
+
+/* The one access of t that may share, or false. */
+static bool shared_access(const struct trans *tr, const struct tinsn *t, struct access *a)
+{
+	*a = (struct access){ .ea = ea_stack(tr, RSP, 0), .size = 8 };
 	switch (t->kind) {
 	case K_PUSH:
 	case K_CALL:
-		*disp = -8;
-		*write = true;
+		a->ea.disp = -8;
+		a->write = true;
 		return !t->mem;
 	case K_POP:
 	case K_RET:
@@ -47,79 +64,134 @@ static bool shared_access(const struct tinsn *t, u8 *base, s32 *disp, u32 *size,
 	default:
 		return false;
 	}
-	if (!t->mem || t->mem->mem.index != ZYDIS_REGISTER_NONE || t->zi->address_width != 64 ||
-	    seg_from_zydis(t->mem->mem.segment) >= SEG_FS)
+	if (!t->mem || t->insn.addrsize != 8)
 		return false;
-	*base = gpr_from_zydis(t->mem->mem.base, &high8);
-	if (*base == INSN_NOREG || (*base >= R13 && t->nr_homed))
+	a->ea = ea_of(t);
+	a->size = t->mem->size / 8;
+	a->write = t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	if (ea_is_constant(&a->ea))
+		return split_constant(a);
+	return a->ea.disp > -0x10000000 && a->ea.disp < 0x10000000;
+}
+
+static bool same_place(const struct ea *x, const struct ea *y)
+{
+	bool fs_gs = x->seg >= SEG_FS || y->seg >= SEG_FS;
+
+	if (x->base != y->base || x->index != y->index || (x->index != NOREG && x->scale != y->scale) ||
+	    (fs_gs && x->seg != y->seg))
 		return false;
-	*disp = t->mem->mem.disp.value;
-	*size = t->mem->size / 8;
-	*write = t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	return *disp == t->mem->mem.disp.value && *disp > -0x10000000 && *disp < 0x10000000;
+	return !ea_is_constant(x) || !((x->disp ^ y->disp) & PAGE_MASK);
+}
+
+static bool fits(const struct range *r, s64 at, u32 size)
+{
+	return max((s64)r->hi, at + size) - min((s64)r->lo, at) <= (ea_is_constant(&r->ea) ? (s64)PAGE_SIZE : RANGE_SPAN);
+}
+
+static void join(struct range *r, struct tinsn *t, const struct access *a, s64 at, unsigned i)
+{
+	r->lo = min((s64)r->lo, at);
+	r->hi = max((s64)r->hi, at + a->size);
+	r->write |= a->write;
+	r->last = i;
+	r->members++;
+	t->range_at = at;
+}
+
+static void forget(struct plan *p, unsigned i)
+{
+	memmove(&p->active[i], &p->active[i + 1], (--p->nr - i) * sizeof(p->active[0]));
 }
 
 static void join_range(struct plan *p, struct tinsn *t, unsigned at)
 {
 	struct trans *tr = p->tr;
+	struct access a;
 	struct range *r;
-	bool write;
-	s32 disp;
-	u32 size;
-	u8 base;
+	s64 origin;
 
-	if (!shared_access(t, &base, &disp, &size, &write))
+	if (!shared_access(tr, t, &a))
 		return;
-	if (p->of[base] >= 0) {
-		s32 lo, hi;
-
-		r = &tr->ranges[p->of[base]];
-		disp += p->moved[base];
-		lo = min(r->lo, disp);
-		hi = max(r->hi, disp + (s32)size);
-		if (hi - lo <= RANGE_SPAN) {
-			r->lo = lo;
-			r->hi = hi;
-			r->write |= write;
-			r->last = at;
-			r->members++;
-			t->range = p->of[base];
-			return;
-		}
-		disp -= p->moved[base];
+	for (unsigned i = 0; i < p->nr; i++) {
+		r = &tr->ranges[p->active[i].range];
+		origin = a.ea.disp - r->ea.disp + p->active[i].moved;
+		if (!same_place(&r->ea, &a.ea) || !fits(r, origin, a.size))
+			continue;
+		join(r, t, &a, origin, at);
+		t->range = p->active[i].range;
+		return;
 	}
-	p->of[base] = t->range = tr->nr_ranges;
-	p->moved[base] = 0;
+	if (p->nr == ACTIVE_MAX)
+		forget(p, 0);
+	p->active[p->nr++] = (struct active){ .range = tr->nr_ranges };
+	t->range = tr->nr_ranges;
+	t->range_at = 0;
 	tr->ranges[tr->nr_ranges++] = (struct range){
-		.base = base, .lo = disp, .hi = disp + size, .write = write,
-		.first = at, .last = at, .members = 1,
+		.ea = a.ea, .hi = a.size, .write = a.write, .first = at, .last = at, .members = 1,
 	};
 }
 
-static void forget_all(struct plan *p)
-{
-	memset(p->of, -1, sizeof(p->of));
-}
+/* ---- what ends and what moves them ------------------------------------------------------------------ */
 
 static void move_register(struct plan *p, u8 r, s64 by)
 {
-	if (p->of[r] < 0)
-		return;
-	if (by > 0x1000 || by < -0x1000)
-		p->of[r] = -1;
-	else
-		p->moved[r] += by;
+	for (unsigned i = p->nr; i-- > 0;) {
+		const struct ea *ea = &p->tr->ranges[p->active[i].range].ea;
+		s64 moved = p->active[i].moved;
+
+		moved += ea->base == r ? by : 0;
+		moved += ea->index == r ? by * (1 << ea->scale) : 0;
+		if (moved > MOVED_MAX || moved < -MOVED_MAX)
+			forget(p, i);
+		else
+			p->active[i].moved = moved;
+	}
 }
 
-/* add, sub $constant, rsp */
-static bool adds_constant(const struct tinsn *t, s64 *by)
+static void end_register(struct plan *p, u8 r)
 {
-	if ((t->zi->mnemonic != ZYDIS_MNEMONIC_ADD && t->zi->mnemonic != ZYDIS_MNEMONIC_SUB) || t->mem ||
-	    t->ops[0].type != ZYDIS_OPERAND_TYPE_REGISTER || t->ops[0].reg.value != ZYDIS_REGISTER_RSP ||
-	    t->ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+	for (unsigned i = p->nr; i-- > 0;) {
+		const struct ea *ea = &p->tr->ranges[p->active[i].range].ea;
+
+		if (ea->base == r || ea->index == r)
+			forget(p, i);
+	}
+}
+
+/* t adds a constant to a whole register. */
+static bool adds_constant(const struct tinsn *t, u8 *r, s64 *by)
+{
+	const ZydisDecodedOperand *op = &t->ops[0];
+	bool high8;
+
+	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->size != 64)
 		return false;
-	*by = t->zi->mnemonic == ZYDIS_MNEMONIC_ADD ? t->ops[1].imm.value.s : -t->ops[1].imm.value.s;
-	return true;
+	*r = gpr_from_zydis(op->reg.value, &high8);
+	if (*r == INSN_NOREG)
+		return false;
+	switch (t->insn.mnemonic) {
+	case ZYDIS_MNEMONIC_INC:
+		*by = 1;
+		break;
+	case ZYDIS_MNEMONIC_DEC:
+		*by = -1;
+		break;
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		*by = t->insn.mnemonic == ZYDIS_MNEMONIC_ADD ? (s64)t->insn.imm : -(s64)t->insn.imm;
+		if (t->ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		break;
+	case ZYDIS_MNEMONIC_LEA:
+		*by = t->insn.disp;
+		if (t->insn.addrsize != 8 || t->insn.base != *r || t->insn.index != INSN_NOREG)
+			return false;
+		break;
+	default:
+		return false;
+	}
+	return *by <= MOVED_MAX && *by >= -MOVED_MAX;
 }
 
 /* Registers that t writes: their ranges end, unless it is known by how much they move. */
@@ -127,6 +199,7 @@ static void end_ranges(struct plan *p, const struct tinsn *t)
 {
 	bool high8;
 	s64 by;
+	u8 r;
 
 	switch (t->kind) {
 	case K_NOP:
@@ -136,28 +209,25 @@ static void end_ranges(struct plan *p, const struct tinsn *t)
 		move_register(p, RSP, -8);
 		return;
 	case K_POP:
-		p->of[gpr_from_zydis(t->ops[0].reg.value, &high8)] = -1;
+		end_register(p, gpr_from_zydis(t->ops[0].reg.value, &high8));
 		move_register(p, RSP, 8);
 		return;
 	case K_NATIVE:
 	case K_LEA:
 		break;
 	default:
-		forget_all(p);
+		p->nr = 0;
 		return;
 	}
-	if (t->kind == K_NATIVE && adds_constant(t, &by)) {
-		move_register(p, RSP, by);
+	if (adds_constant(t, &r, &by)) {
+		move_register(p, r, by);
 		return;
 	}
-	for (unsigned i = 0; i < t->zi->operand_count; i++) {
-		const ZydisDecodedOperand *op = &t->ops[i];
-		u8 r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_from_zydis(op->reg.value, &high8) : INSN_NOREG;
-
-		if (r != INSN_NOREG && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			p->of[r] = -1;
-	}
+	for (u32 left = t->changes; left; left &= left - 1)
+		end_register(p, __builtin_ctz(left));
 }
+
+/* ---- the plan ------------------------------------------------------------------------------------ */
 
 /* A slot each while they last; ranges of one, and those for whom there is none, dissolve. */
 static void assign_slots(struct trans *tr)
@@ -195,7 +265,6 @@ void plan_ranges(struct trans *tr)
 	}
 	if (tr->width != W8 || tr->narrow)
 		return;
-	forget_all(&p);
 	for (unsigned i = 0; i < tr->nr; i++) {
 		join_range(&p, &tr->insns[i], i);
 		end_ranges(&p, &tr->insns[i]);

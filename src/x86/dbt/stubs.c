@@ -8,7 +8,8 @@
  *  2. Vector registers of the guest are loaded at the first vector instruction of a
  *     stay in translated code (FRAME_VEC). Calls of handlers store them and load them
  *     again; leaving stores them.
- *  3. rsp is 16-byte aligned in blocks; a call of a common part makes it 8 less.
+ *  3. x87 registers of the guest stay in the host's, in C as well, until somebody stores them (interp/x87.c).
+ *  4. rsp is 16-byte aligned in blocks; a call of a common part makes it 8 less.
  */
 #include "x86/dbt/diff.h"
 
@@ -54,20 +55,64 @@ static void put_mxcsr_load(struct emit *e)
 	patch_rel32(e, skip, e->at);
 }
 
-static void put_vectors(struct emit *e, bool store, u8 base)
+static void put_vzeroupper(struct emit *e)
+{
+	put8(e, 0xc5);
+	put8(e, 0xf8);
+	put8(e, 0x77);
+}
+
+/* T0 = 0: the upper halves in struct vcpu are. Vector registers are lost. */
+static void put_upper_test(struct emit *e, u8 base)
+{
+	put_rm(e, W4, OPC_66 | OPC_0F | 0x6f, 0, MEM_BASE(base, VCPU_YMM(0) + 16));	/* movdqa */
+	for (unsigned i = 1; i < 16; i++)
+		put_rm(e, W4, OPC_66 | OPC_0F | 0xeb, 0, MEM_BASE(base, VCPU_YMM(i) + 16));	/* por */
+	put_rr(e, W4, OPC_66 | OPC_0F | 0x6f, 1, 0);
+	put_rr(e, W4, OPC_66 | OPC_0F | 0x6d, 1, 1);	/* punpckhqdq */
+	put_rr(e, W4, OPC_66 | OPC_0F | 0xeb, 0, 1);
+	put_rr(e, W8, OPC_66 | OPC_0F | 0x7e, 0, T0);	/* movq */
+	put_rr(e, W8, 0x85, T0, T0);
+}
+
+/*
+ * A load of all of a register, even of zeros, makes the host believe that upper halves are in use, until VZEROUPPER. SSE
+ * instructions are many times slower then, and a guest that knows no AVX never executes that. T0 is lost.
+ */
+static void put_vectors_load(struct emit *e, u8 base)
+{
+	bool avx = host_xcr0() & XFEATURE_AVX;
+	u32 in_use = 0, done = 0;
+
+	if (avx) {
+		put_vzeroupper(e);
+		put_upper_test(e, base);
+		put_jcc(e, CC_NE, 0);
+		in_use = e->at - 4;
+	}
+	for (unsigned i = 0; i < 16; i++)
+		put_vector(e, false, false, i, base, VCPU_YMM(i));
+	if (!avx)
+		return;
+	put_jmp(e, 0);
+	done = e->at - 4;
+	patch_rel32(e, in_use, e->at);
+	for (unsigned i = 0; i < 16; i++)
+		put_vector(e, true, false, i, base, VCPU_YMM(i));
+	patch_rel32(e, done, e->at);
+}
+
+static void put_vectors_store(struct emit *e, u8 base)
 {
 	bool avx = host_xcr0() & XFEATURE_AVX;
 
 	for (unsigned i = 0; i < 16; i++)
-		put_vector(e, avx, store, i, base, VCPU_YMM(i));
-	if (store && avx) {
-		put8(e, 0xc5);
-		put8(e, 0xf8);
-		put8(e, 0x77); /* vzeroupper */
-	}
+		put_vector(e, avx, true, i, base, VCPU_YMM(i));
+	if (avx)
+		put_vzeroupper(e);
 }
 
-/* if (frame byte FRAME_VEC) store or load all vector registers; T1 = vcpu; off: of the frame from rsp */
+/* if (frame byte FRAME_VEC) store or load all vector registers; T1 = vcpu; off: of the frame from rsp. A load loses T0. */
 static void put_vectors_if_live(struct emit *e, bool store, s32 off)
 {
 	u32 skip;
@@ -75,9 +120,29 @@ static void put_vectors_if_live(struct emit *e, bool store, s32 off)
 	put_alu_mem_imm(e, W4, 7, SLOT(off + FRAME_VEC), 0);
 	put_jcc(e, CC_E, 0);
 	skip = e->at - 4;
-	put_vectors(e, store, T1);
-	if (!store)
+	if (store) {
+		put_vectors_store(e, T1);
+	} else {
+		put_vectors_load(e, T1);
 		put_mxcsr_load(e);
+	}
+	patch_rel32(e, skip, e->at);
+}
+
+/* What blocks have noted of x87 pointers to struct vcpu: C takes it up at once (dbt_take_x87_notes()). T1 = vcpu; rax is lost. */
+static void put_x87_notes(struct emit *e, s32 off)
+{
+	u32 skip;
+
+	put_alu_mem_imm(e, W8, 7, SLOT(off + FRAME_X87_NOTE), 0);
+	put_jcc(e, CC_E, 0);
+	skip = e->at - 4;
+	put_load(e, RAX, SLOT(off + FRAME_X87_NOTE));
+	put_store(e, MEM_BASE(T1, VCPU(fpu.noted)), RAX);
+	put_load(e, RAX, SLOT(off + FRAME_X87_FDP));
+	put_store(e, MEM_BASE(T1, VCPU(fpu.noted_fdp)), RAX);
+	put_rm(e, W8, 0xc7, 0, SLOT(off + FRAME_X87_NOTE));
+	put32(e, 0);
 	patch_rel32(e, skip, e->at);
 }
 
@@ -101,6 +166,7 @@ static void put_spill(struct emit *e, s32 off)
 	put_alu_imm(e, W8, 4, RCX, ~(s32)X86_EFLAGS_OSZAPC);
 	put_rr(e, W8, 0x09, RAX, RCX);
 	put_store(e, MEM_BASE(T1, VCPU(rflags)), RCX);
+	put_x87_notes(e, off);
 	put_vectors_if_live(e, true, off);
 }
 
@@ -112,6 +178,8 @@ static void put_reload(struct emit *e, s32 off)
 	put_shift_imm(e, W4, 5, RAX, 11);
 	put_alu_imm(e, W4, 4, RAX, 1);
 	put_rm(e, W4, 0x88, RAX, SLOT(off + FRAME_FLAGS));
+	put_rm(e, W4, OPC_0F | 0xb6, RAX, MEM_BASE(T1, VCPU(fpu.x87_live)));
+	put_rm(e, W4, 0x88, RAX, SLOT(off + FRAME_X87));
 	put_load(e, RAX, MEM_BASE(T1, VCPU(seg[SEG_FS].base)));
 	put_store(e, SLOT(off + FRAME_FS), RAX);
 	put_load(e, RAX, MEM_BASE(T1, VCPU(seg[SEG_GS].base)));
@@ -139,6 +207,8 @@ static void emit_enter(struct dbt *d)
 	put_store(e, SLOT(FRAME_TMP0), RSI);
 	put_mov(e, T1, RDI);
 	put_rm(e, W4, 0xc7, 0, SLOT(FRAME_VEC));
+	put32(e, 0);
+	put_rm(e, W8, 0xc7, 0, SLOT(FRAME_X87_NOTE));
 	put32(e, 0);
 	put_reload(e, 0);
 	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
@@ -205,6 +275,21 @@ static void emit_slow(struct dbt *d)
 	put_leave(e);
 }
 
+/* Where fault rows without code of their own lead to: T0 = site index. */
+static void emit_slow_leave(struct dbt *d)
+{
+	struct emit *e = &d->emit;
+
+	d->slow_leave = e->at;
+	put_spill(e, 0);
+	put_mov(e, RDI, T1);
+	put_rr(e, W4, 0x89, T0, RSI);
+	put_mov_imm(e, RAX, (u64)dbt_call_insn_leave);
+	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_mov_imm(e, RAX, (u64)DBT_LEAVE << 28);
+	put_leave(e);
+}
+
 /* Called: make the guest's vector registers live. T0, T1 are free; flags are dead or in the slot. */
 static void emit_load_vec(struct dbt *d)
 {
@@ -212,10 +297,33 @@ static void emit_load_vec(struct dbt *d)
 
 	d->load_vec = e->at;
 	put_load(e, T1, SLOT(8 + FRAME_VCPU));
-	put_vectors(e, false, T1);
+	put_vectors_load(e, T1);
 	put_rm(e, W4, 0xc6, 0, SLOT(8 + FRAME_VEC));
 	put8(e, 1);
 	put_mxcsr_load(e);
+	put8(e, 0xc3);
+}
+
+/* Called: make the guest's x87 registers live, if they are not. As above. */
+static void emit_load_x87(struct dbt *d)
+{
+	struct emit *e = &d->emit;
+	u32 live;
+
+	d->load_x87 = e->at;
+	put_rm(e, W4, 0x80, 7, SLOT(8 + FRAME_X87));
+	put8(e, 0);
+	put_jcc(e, CC_NE, 0);
+	live = e->at - 4;
+	put_spill(e, 8);
+	put_mov(e, RDI, T1);
+	put_alu_imm(e, W8, 5, RSP, 8);
+	put_mov_imm(e, RAX, (u64)dbt_load_x87);
+	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_alu_imm(e, W8, 0, RSP, 8);
+	put_vectors_if_live(e, false, 8);
+	put_reload(e, 8);
+	patch_rel32(e, live, e->at);
 	put8(e, 0xc3);
 }
 
@@ -224,7 +332,9 @@ void dbt_emit_common(struct dbt *d)
 	emit_enter(d);
 	emit_exits(d);
 	emit_slow(d);
+	emit_slow_leave(d);
 	emit_load_vec(d);
+	emit_load_x87(d);
 	dbt_emit_reps(d);
 	if (d->diff)
 		diff_emit_common(d);

@@ -6,12 +6,14 @@
  *   flags.c      where flags are live, and kept       stack.c   the same for PUSH, POP and so on
  *   ranges.c     accesses that share a look-up        branch.c  the same for branches, and the block's ways out
  *   operand.c    look-ups                             cold.c    what lies off the straight path
+ *   x87.c        x87 and MMX registers
  *
  * What must hold is said where it is done.
  */
 #include <stdlib.h>
 
 #include "x86/decode/decode.h"
+#include "x86/dbt/decoded.h"
 #include "x86/dbt/diff.h"
 #include "x86/dbt/translate.h"
 #include "x86/dbt/verify.h"
@@ -35,17 +37,31 @@ static bool goes_on_after(struct trans *tr, const struct tinsn *t)
 	return ++tr->branches <= BLOCK_BRANCHES;
 }
 
-static void tinsn_init(struct trans *tr, struct tinsn *t)
+static u16 changed_registers(const struct tinsn *t)
 {
-	t->vec = t->may_fault = t->int_class = t->end = false;
-	t->nr_homed = 0;
-	t->mem = NULL;
-	t->reads = t->writes = 0;
+	u16 changes = 0;
+	bool high8;
+
+	for (unsigned i = 0; i < t->zi->operand_count; i++) {
+		const ZydisDecodedOperand *op = &t->ops[i];
+		u8 r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_from_zydis(op->reg.value, &high8) : INSN_NOREG;
+
+		if (r != INSN_NOREG && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			changes |= BIT(r);
+	}
+	return changes;
+}
+
+void tinsn_init(struct trans *tr, struct tinsn *t)
+{
+	t->code32 = t->zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+	t->changes = changed_registers(t);
+	t->excluded = tr->d->diff && diff_excludes(t->zi, t->ops);
 	t->kind = classify_insn(tr, t);
 	if (t->kind == K_HANDLER) {
 		t->mem = NULL;
 		t->nr_homed = 0;
-		t->vec = false;
+		t->vec = t->x87 = t->x87_pointers = false;
 	}
 	switch (t->kind) {
 	case K_NATIVE:
@@ -61,10 +77,9 @@ static void tinsn_init(struct trans *tr, struct tinsn *t)
 	default:
 		break;
 	}
-	t->end = (t->kind >= K_JCC && !goes_on_after(tr, t)) ||
-		 (t->kind == K_HANDLER && ((t->insn.flags & INSN_END_BLOCK) ||
-					   t->zi->mnemonic == ZYDIS_MNEMONIC_POPFQ ||
-					   t->zi->mnemonic == ZYDIS_MNEMONIC_POPFD));
+	t->end = t->kind == K_HANDLER && ((t->insn.flags & INSN_END_BLOCK) ||
+					  t->zi->mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+					  t->zi->mnemonic == ZYDIS_MNEMONIC_POPFD);
 }
 
 static void make_handler(struct tinsn *t)
@@ -72,21 +87,40 @@ static void make_handler(struct tinsn *t)
 	t->kind = K_HANDLER;
 	t->mem = NULL;
 	t->nr_homed = 0;
-	t->vec = t->may_fault = false;
+	t->vec = t->may_fault = t->x87 = t->x87_pointers = false;
 	t->reads = FLAGS_ALL;
 	t->writes = 0;
 	t->end = true;
 }
 
-/* The instruction at bytes. False: not all of it is there. */
-static bool decode_one(struct trans *tr, struct tinsn *t, const u8 *bytes, unsigned avail)
+/* A branch whose target is impossible. */
+static bool leads_nowhere(const struct trans *tr, const struct tinsn *t)
 {
-	struct decoded *dec = &tr->d->scratch->decoded[t - tr->insns];
+	switch (t->kind) {
+	case K_JCC:
+	case K_JMP:
+	case K_CALL:
+	case K_LOOP:
+	case K_JRCXZ:
+		return tr->width == W8 && !is_canonical(t->rip + t->insn.len + t->insn.imm);
+	default:
+		return false;
+	}
+}
 
-	t->bytes = bytes;
-	t->zi = &dec->zi;
-	t->ops = dec->ops;
-	return decode_insn_full(tr->vcpu, bytes, avail, &t->insn, &dec->zi, dec->ops);
+/* The instruction at bytes, which are at rip. False: not all of it is there. */
+static bool decode_one(struct trans *tr, struct tinsn *t, u64 rip, const u8 *bytes, unsigned avail)
+{
+	const struct decoded *d = decoded_get(tr, bytes, avail);
+
+	if (!d)
+		return false;
+	decoded_copy(d, bytes, t);
+	t->rip = rip;
+	if (unlikely(leads_nowhere(tr, t)))
+		make_handler(t);
+	t->end |= t->kind >= K_JCC && !goes_on_after(tr, t);
+	return true;
 }
 
 /* Instructions at off in page, which is at va, as many as belong to the block. */
@@ -96,13 +130,11 @@ static void decode_from(struct trans *tr, const struct dbt_page *page, gva_t va,
 		struct tinsn *t = &tr->insns[tr->nr];
 		unsigned left = min((unsigned)(PAGE_SIZE - off), (unsigned)INSN_MAX_LEN);
 
-		t->rip = va + off;
-		if (!decode_one(tr, t, page->bytes + off, left))
+		if (!decode_one(tr, t, va + off, page->bytes + off, left))
 			break;
-		if (unlikely(tr->d->diff) && tr->nr && diff_excludes(t->zi, t->ops))
+		if (unlikely(t->excluded) && tr->nr)
 			break;
-		tinsn_init(tr, t);
-		t->end |= unlikely(tr->d->diff) && diff_excludes(t->zi, t->ops);
+		t->end |= t->excluded;
 		tr->nr++;
 		off += t->insn.len;
 		if (t->end)
@@ -142,15 +174,59 @@ static void decode_across(struct trans *tr, const struct dbt_page *page, const s
 		return;
 	memcpy(bytes, page->bytes + PAGE_SIZE - head, head);
 	memcpy(bytes + head, tail->bytes, INSN_MAX_LEN - head);
-	t->rip = tr->va;
-	if (!decode_one(tr, t, bytes, INSN_MAX_LEN) || t->insn.len <= head)
+	if (!decode_one(tr, t, tr->va, bytes, INSN_MAX_LEN) || t->insn.len <= head)
 		return;
-	tinsn_init(tr, t);
 	tr->nr = 1;
 	tr->head = head;
 	if (!t->end)
 		decode_from(tr, tail, dbt_next_page(tr->vcpu, tr->va), t->insn.len - head);
 	dont_end_in_sti(tr);
+}
+
+/* ---- loops ------------------------------------------------------------------------------------- */
+
+#define LOOP_COPIES 4
+
+/* Does one look-up serve more than one turn? */
+static bool turns_share(const struct trans *tr, unsigned body)
+{
+	for (unsigned i = 0; i < tr->nr_ranges; i++)
+		if (tr->ranges[i].slot && tr->ranges[i].last / body > tr->ranges[i].first / body)
+			return true;
+	return false;
+}
+
+/*
+ * A block that ends with a branch to its own beginning is a loop: the following turns belong to it, too, if that
+ * saves look-ups. The branch in between leaves where it is not taken.
+ */
+static void unroll(struct trans *tr)
+{
+	const unsigned body = tr->nr, copies = min(DBT_BLOCK_INSNS / body, (unsigned)LOOP_COPIES);
+	struct tinsn *last = &tr->insns[body - 1];
+
+	if (tr->width != W8 || tr->narrow || tr->head || (last->kind != K_JCC && last->kind != K_JMP) || copies < 2 ||
+	    next_rip(tr, last) + last->insn.imm != tr->va)
+		return;
+	for (unsigned i = 0; i < body; i++)
+		if (tr->insns[i].kind == K_HANDLER)
+			return;
+	for (unsigned i = 1; i < copies; i++)
+		memcpy(&tr->insns[i * body], tr->insns, body * sizeof(*tr->insns));
+	for (unsigned i = 1; i < copies; i++) {
+		struct tinsn *t = &tr->insns[i * body - 1];
+
+		if (t->kind == K_JMP)
+			t->kind = K_NOP;
+		t->inverted = true;
+	}
+	tr->nr = body * copies;
+	plan_ranges(tr);
+	if (turns_share(tr, body))
+		return;
+	tr->nr = body;
+	last->kind = tr->insns[body * copies - 1].kind;
+	last->inverted = false;
 }
 
 /* ---- entries ----------------------------------------------------------------------------------- */
@@ -166,7 +242,7 @@ static bool wants_host_flags(const struct trans *tr)
 		case K_LEA:
 			continue;
 		case K_NATIVE:
-			if (t->mem || t->vec)
+			if (t->mem || t->vec || t->x87)
 				return false;
 			if (t->needs)
 				return true;
@@ -272,8 +348,10 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 		tr->retired = i + 1;
 		emit_insn(tr, &tr->insns[i]);
 	}
-	if (last->kind < K_JCC)
+	if (last->kind < K_JCC) {
+		put_x87_note(tr, &tr->note);
 		put_exit(tr, next_rip(tr, last));
+	}
 	tr->d->scratch->starts[tr->nr] = tr->e->at;
 	for (unsigned i = 0; i < tr->nr_cold; i++)
 		put_cold(tr, &tr->cold[i]);
@@ -288,7 +366,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	struct dbt *d = vcpu->arch.dbt;
 	struct trans tr = {
 		.vcpu = vcpu, .d = d, .e = &d->emit,
-		.insns = d->scratch->insns, .cold = d->scratch->cold,
+		.insns = d->scratch->insns, .cold = d->scratch->cold, .ranges = d->scratch->ranges,
 		.ctx = ctx, .va = va, .width = in_64bit_mode(vcpu) ? W8 : W4, .narrow = narrow, .t1_range = -1,
 	};
 	const u32 begin = (d->emit.at + 15) & ~15u;
@@ -301,6 +379,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 		decode_block(&tr, page);
 	if (!tr.nr)
 		return NULL;
+	unroll(&tr);
 	find_live_flags(&tr);
 	plan_ranges(&tr);
 	last = &tr.insns[tr.nr - 1];
@@ -324,7 +403,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	if (unlikely(d->verifier) && !dbt_verify_new(vcpu, b, begin))
 		return NULL;
 	if (unlikely(d->diff))
-		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK));
+		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), tr.nr);
 	perfmap_block(d, b);
 	dbt_block_add(d, page, b, tail, tail ? last->rip + last->insn.len - dbt_next_page(vcpu, va) : 0);
 	vcpu->stat.dbt_blocks++;

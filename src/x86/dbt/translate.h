@@ -18,30 +18,57 @@ struct tinsn {
 	const ZydisDecodedOperand *ops;
 	const u8 *bytes;
 	u64 rip;
+	u32 record;			/* decoded.c */
 	enum kind kind;
 	bool end;			/* of the block */
-	bool vec, may_fault, int_class;
+	bool code32, vec, may_fault;
+	bool excluded;			/* from comparison with the interpreter (diff.c) */
+	bool x87, x87_pointers;		/* needs x87 or MMX registers; changes the pointers to instruction and operand */
 	u8 homed[3], nr_homed;		/* guest r13-r15 that are operands (not address) */
 	bool homed_written[3];
 	const ZydisDecodedOperand *mem;
+	struct encoding encoding;	/* NATIVE */
+	u16 changes;			/* general registers: NATIVE, LEA */
 	u32 reads, writes;		/* flags */
 	u32 live_before, live_after, needs; /* needs: must be in the host's flags when it executes */
 	s8 range;			/* of its memory access, -1: none */
+	s32 range_at;			/* of the access, from the range's first */
+	bool inverted;			/* JCC: the straight path is the one where it is taken */
 	bool in_range;			/* one begins here or before, and lasts: no way back from the handler */
 };
 
+/* An address: guest registers, constant, base of a segment. */
+struct ea {
+	u8 base, index, scale;
+	u8 seg;
+	bool addr32;
+	bool flat32;	/* so is the linear address, including the base of FS or GS */
+	s64 disp;
+};
+
+static inline bool ea_is_constant(const struct ea *ea)
+{
+	return ea->seg < SEG_FS && !ea->addr32 && ea->base == NOREG && ea->index == NOREG;
+}
+
 /* Accesses that share one TLB look-up (ranges.c). */
 struct range {
-	u8 base;		/* guest register... */
-	s32 lo, hi;		/* ...and span, counted from its value at the first access */
+	struct ea ea;		/* of the first access */
+	s32 lo, hi;		/* span, counted from there */
 	bool write;		/* somebody writes */
 	u8 members, first, last;	/* instructions */
-	u8 slot;		/* of the frame: host - guest address, once looked up */
+	u8 slot;		/* of the frame, once looked up: host - guest address, or the host's address of lo */
+};
+
+/* x87 instructions whose pointers translated code has yet to note (x87.c): sites + 1, 0: none. */
+struct x87_note {
+	u32 insn, operand;
+	const struct tinsn *with_operand;
 };
 
 /* Something off the straight path, emitted after the block. */
 struct cold {
-	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_VEC } type;
+	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_VEC, COLD_X87 } type;
 	u32 fields[3], nr_fields;	/* distances that lead here */
 	u32 index;			/* site or exit */
 	u32 resume;
@@ -50,15 +77,14 @@ struct cold {
 	u8 ctx;				/* in force there */
 	u64 target;
 	u8 retired;			/* as trans.retired was */
+	bool x87;			/* SLOW: x87 registers are expected to be live where it joins again */
+	struct x87_note note;		/* SLOW, RANGE: of what was before */
 	const struct tinsn *insn;	/* RANGE; SLOW in a range: goes on with a block that begins after it */
 };
 
 struct dbt_scratch {
 	struct tinsn insns[DBT_BLOCK_INSNS + 1];
-	struct decoded {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	} decoded[DBT_BLOCK_INSNS + 1];
+	struct range ranges[DBT_BLOCK_INSNS + 1];
 	struct cold cold[4 * DBT_BLOCK_INSNS];
 	u8 bytes[INSN_MAX_LEN];		/* of an instruction on two pages */
 	u32 starts[DBT_BLOCK_INSNS + 2];	/* code offsets of the instructions, for who wants to look at them */
@@ -74,11 +100,12 @@ struct trans {
 	unsigned ctx;
 	u64 va;			/* of the block */
 	bool host, slot;	/* where live flags are */
-	bool vec_live;
+	bool vec_live, x87_live;
+	struct x87_note note;
 	unsigned width;		/* W8, W4: of pointers and of the stack */
 	bool narrow;		/* without ranges: one could not be had */
 	unsigned nr_ranges;
-	struct range ranges[DBT_BLOCK_INSNS + 1];
+	struct range *ranges;
 	unsigned retired;	/* instructions before what is emitted now, the present one included */
 	u8 head;		/* struct dbt_block's */
 	s8 t1_range;		/* T1 holds this one's difference, -1: nobody's */
@@ -86,7 +113,7 @@ struct trans {
 
 static inline bool code32(const struct tinsn *t)
 {
-	return t->zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+	return t->code32;
 }
 
 /* Of the stack and of pointers. */
@@ -110,20 +137,20 @@ static inline u64 next_rip(const struct trans *tr, const struct tinsn *t)
 	return wrap_rip(tr, t->rip + t->insn.len);
 }
 
-/* An address: guest registers, constant, base of a segment. */
-struct ea {
-	u8 base, index, scale;
-	u8 seg;
-	bool addr32;
-	bool flat32;	/* so is the linear address, including the base of FS or GS */
-	s64 disp;
-};
-
 /* classify.c */
 enum kind classify_insn(struct trans *tr, struct tinsn *t);
 
+/* translate.c: what becomes of an instruction that was just decoded, wherever it is. */
+void tinsn_init(struct trans *tr, struct tinsn *t);
+
 /* ranges.c */
 void plan_ranges(struct trans *tr);
+
+/* x87.c */
+void emit_x87_check(struct trans *tr, const struct tinsn *t);
+void x87_executed(struct trans *tr, const struct tinsn *t, u32 site);
+void x87_before(struct trans *tr, const struct tinsn *t);
+void put_x87_note(struct trans *tr, const struct x87_note *note);
 
 /* flags.c */
 void native_flags(struct tinsn *t);
@@ -151,9 +178,12 @@ void emit_count_branch(struct trans *tr, struct tinsn *t);
 
 /* operand.c */
 struct ea ea_of(const struct tinsn *t);
+/* T0 = address without its segment's base. index_tmp is lost if the index is homed. */
+void put_offset(struct trans *tr, const struct ea *ea, u8 index_tmp);
 struct ea ea_stack(const struct trans *tr, u8 base, s32 disp);
 u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, struct hmem *m, struct cold *c);
 u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c);
+void put_range_ends(struct trans *tr, const struct range *r);
 void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c);
 
 /* stack.c */

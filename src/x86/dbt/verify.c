@@ -16,7 +16,8 @@
  *     bounds where it takes one), or through a jump table's entry whose address has just
  *     compared equal.
  *  6. Instructions are on the list, and write no register that belongs to the host.
- *  7. No address of the host's is in a register or slot of the guest's when a block is left, nor stored in guest memory.
+ *  7. x87 and MMX registers only where they are known to be the guest's: FRAME_X87, or a call, has said so.
+ *  8. No address of the host's is in a register or slot of the guest's when a block is left, nor stored in guest memory.
  *
  * verify_state.c: values and where ways meet. verify_insn.c, verify_mem.c: plain instructions and their operands.
  * verify_flow.c: branches and calls. Here: the block.
@@ -58,7 +59,7 @@ static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
 			mark(v, stub);
 	}
 	mark(v, b->main), mark(v, b->slot), mark(v, b->slot_poll), mark(v, b->host), mark(v, b->host_poll), mark(v, b->leave);
-	v->nr_labels = 0;
+	v->nr_labels = v->nr_expressions = 0;
 	for (u32 i = 0; i < v->end - v->start; i++) {
 		if (!(v->kinds[i] & 2))
 			continue;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Branches, calls and handlers: where each may lead (5 in verify.c), what is known on either way, and that the
- * guest gets to see nothing of ours when a block is left (7).
+ * guest gets to see nothing of ours when a block is left (8).
  */
 #include "x86/decode/decode.h"
 #include "x86/dbt/diff.h"
@@ -69,9 +69,9 @@ static bool guest_insn(struct dbt_verifier *v, u32 site, ZydisDecodedInstruction
 	const struct dbt_page *page = dbt_page_find(v->d, tail ? v->b->tail_gpa : v->b->gpa & PAGE_MASK);
 	u32 off = s->rip & ~PAGE_MASK;
 
-	return page && off + s->insn.len <= PAGE_SIZE &&
+	return page && off + s->len <= PAGE_SIZE &&
 	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(v->vcpu->arch.code_size == 8 ? &v->decoder : &v->decoder32,
-						   page->bytes + off, s->insn.len, zi, ops));
+						   page->bytes + off, s->len, zi, ops));
 }
 
 /* PUSH and POP move rsp by as much as they store or load. 0: something else. */
@@ -125,12 +125,20 @@ static bool call(struct dbt_verifier *v, u32 target)
 		if (!index_ok(v, d->nr_sites) || !nothing_leaks(v))
 			return false;
 		handler(v, v->now.reg[T0].a);
+		v->now.x87 = false;
 		return true;
 	}
 	if (target == d->load_vec) {
 		v->now.reg[T0] = v->now.reg[T1] = secret;
 		v->now.flags = FLAGS_NONE;
 		return true;
+	}
+	if (target == d->load_x87) {
+		v->now.reg[T0] = is_secret(&v->now.reg[T0]) ? secret : any; /* the guest's, or as it was */
+		v->now.reg[T1] = secret;
+		v->now.flags = FLAGS_NONE;
+		v->now.x87 = true;
+		return nothing_leaks(v);
 	}
 	return refuse(v, "call of something unknown");
 }
@@ -187,6 +195,7 @@ static void assume(struct state *s, u8 cc)
 						   .a = s->compared.a });
 		return;
 	}
+	s->x87 |= s->flags == FLAGS_X87 && cc == CC_NE;
 	if (s->flags != FLAGS_OFFSET || (cc != CC_BE && cc != CC_B && cc != CC_E) || (cc == CC_B && !s->limit))
 		return;
 	max = s->limit - (cc == CC_B);
@@ -215,13 +224,20 @@ static bool conditional(struct dbt_verifier *v, u8 cc)
 	return true;
 }
 
+/* What is true before an instruction is true where a fault of it leads to. */
+static bool fault(struct dbt_verifier *v, u32 stub)
+{
+	if (!(stub & FAULT_SITE))
+		return flow_to(v, stub, &v->now);
+	return (stub & FAULT_STUB) < v->d->nr_sites ? nothing_leaks(v) : refuse(v, "fault row of no site");
+}
+
 enum step verify_step(struct dbt_verifier *v)
 {
 	bool imm = v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	u32 stub;
 
-	/* What is true before the instruction is true where a fault leads to. */
-	if (has_fault_row(v->d, v->pc, &stub) && !flow_to(v, stub, &v->now))
+	if (has_fault_row(v->d, v->pc, &stub) && !fault(v, stub))
 		return STEP_BAD;
 	if (v->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
 		return verify_plain(v) ? STEP_NEXT : STEP_BAD;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a plain instruction, neither branch nor call, does to the abstract values; which ones there may be, which
- * registers they may write, and what they may store (6 and 7 in verify.c).
+ * registers they may write, and what they may store (6 to 8 in verify.c).
  */
 #include "x86/dbt/verify_internal.h"
 
@@ -27,9 +27,11 @@ static bool reg_write_ok(struct dbt_verifier *v, ZydisRegister reg)
 	case ZYDIS_REGCLASS_YMM:
 		return reg <= ZYDIS_REGISTER_YMM15 || refuse(v, "ymm16 and above");
 	case ZYDIS_REGCLASS_FLAGS:
+	case ZYDIS_REGCLASS_X87:
+	case ZYDIS_REGCLASS_MMX:
 		return true;
 	default:
-		return reg == ZYDIS_REGISTER_MXCSR || refuse(v, "register of the host's is written");
+		return reg == ZYDIS_REGISTER_MXCSR || reg == ZYDIS_REGISTER_X87STATUS || refuse(v, "register of the host's is written");
 	}
 }
 
@@ -79,7 +81,7 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 		if (!wide)
 			break;
 		adopt_constant(&y, &x);
-		return value_add(&x, &y);
+		return value_add(v, &x, &y);
 	case ZYDIS_MNEMONIC_SUB:
 		if (!wide)
 			break;
@@ -128,7 +130,12 @@ static void set_flags(struct dbt_verifier *v, const struct operand *mem)
 	if (!f || !(f->modified | f->set_0 | f->set_1 | f->undefined))
 		return;
 	s->flags = FLAGS_NONE;
-	if (v->zi.mnemonic != ZYDIS_MNEMONIC_CMP || v->zi.operand_width != 64)
+	if (v->zi.mnemonic != ZYDIS_MNEMONIC_CMP)
+		return;
+	if (v->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY && mem->place == AT_FRAME && mem->at == FRAME_X87 &&
+	    v->ops[0].size == 8 && v->ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && !v->ops[1].imm.value.u)
+		s->flags = FLAGS_X87;
+	if (v->zi.operand_width != 64)
 		return;
 	x = source_value(v, &v->ops[0], mem);
 	y = source_value(v, &v->ops[1], mem);
@@ -190,6 +197,11 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
 			first = is_secret(&y) ? secret : bits(v, first_reg, (1ull << v->ops[1].size) - 1);
 	}
+	if ((v->zi.mnemonic == ZYDIS_MNEMONIC_INC || v->zi.mnemonic == ZYDIS_MNEMONIC_DEC) && v->zi.operand_width == 64 &&
+	    v->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+		first_reg = gpr(v->ops[0].reg.value);
+		first = add_constant(reg_get(v, first_reg), v->zi.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : -1);
+	}
 	for (unsigned i = 0; i < v->zi.operand_count; i++) {
 		const ZydisDecodedOperand *op = &v->ops[i];
 		u8 r;
@@ -208,6 +220,17 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 		v->now.reg[first_reg] = first;
 }
 
+/* MM registers are the same ones. */
+static bool uses_x87(const struct dbt_verifier *v)
+{
+	if (allowed[v->zi.mnemonic] == X87 || v->zi.mnemonic == ZYDIS_MNEMONIC_EMMS)
+		return true;
+	for (unsigned i = 0; i < v->zi.operand_count; i++)
+		if (v->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(v->ops[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
+}
+
 /* Neither branch nor call. */
 bool verify_plain(struct dbt_verifier *v)
 {
@@ -216,10 +239,11 @@ bool verify_plain(struct dbt_verifier *v)
 	struct operand mem = { .place = AT_FRAME };
 	bool nop = allowed[zi->mnemonic] == NOP;
 
-	if ((allowed[zi->mnemonic] != INT && allowed[zi->mnemonic] != VEC && !nop) ||
-	    zi->meta.category == ZYDIS_CATEGORY_STRINGOP || zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+	if (allowed[zi->mnemonic] == NONE || zi->meta.category == ZYDIS_CATEGORY_STRINGOP || zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
 	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
 		return refuse(v, "instruction is not on the list");
+	if (uses_x87(v) && !v->now.x87)
+		return refuse(v, "x87 registers may not be the guest's");
 	for (unsigned i = 0; i < zi->operand_count && !nop; i++) {
 		const ZydisDecodedOperand *op = &v->ops[i];
 

@@ -39,7 +39,7 @@ struct fact {
 	u32 size;
 };
 
-enum flags_kind { FLAGS_NONE, FLAGS_OFFSET, FLAGS_JUMP };
+enum flags_kind { FLAGS_NONE, FLAGS_OFFSET, FLAGS_JUMP, FLAGS_X87 };
 
 #define NR_SLOTS (FRAME_SIZE / 8)
 #define FACTS_MAX 72
@@ -48,7 +48,8 @@ struct state {
 	struct value reg[16], slot[NR_SLOTS];
 	struct fact facts[FACTS_MAX];
 	u32 nr_facts;
-	/* The flags come from comparing value with limit, or value (an index) with its jump table entry's address. */
+	bool x87;	/* x87 and MMX registers are the guest's */
+	/* The flags come from comparing value with limit, or value (an index) with its jump table entry's address, or FRAME_X87 with 0. */
 	enum flags_kind flags;
 	struct value compared;
 	u64 limit;
@@ -62,12 +63,21 @@ struct label {
 
 #define LABELS_MAX 1024
 
+/* What a name above EXPRESSION stands for: x + y * scale, both names or 0. */
+struct expression {
+	u32 x, y, scale;
+};
+#define EXPRESSIONS_MAX 1024
+#define EXPRESSION BIT(31)
+
 struct dbt_verifier {
 	ZydisDecoder decoder, decoder32;
 	u8 *entries;			/* bitmap over the code: entries of verified blocks */
 	u8 *kinds;			/* of each byte of the block: 1 instruction starts here, 2 and is a label */
 	struct label labels[LABELS_MAX];
 	u32 nr_labels;
+	struct expression expressions[EXPRESSIONS_MAX];
+	u32 nr_expressions;
 	u64 jump_va, jump_code, jump_stride; /* in struct jump_table */
 	/* the block */
 	struct vcpu *vcpu;
@@ -189,7 +199,8 @@ static inline u8 gpr(ZydisRegister reg)
 }
 
 /* verify_state.c */
-struct value value_add(const struct value *x, const struct value *y);
+struct value value_add(struct dbt_verifier *v, const struct value *x, const struct value *y);
+struct value value_scaled(struct dbt_verifier *v, const struct value *x, const struct value *y, u32 scale);
 struct value value_sub(const struct value *x, const struct value *y);
 struct value add_constant(const struct value *x, u64 n);
 void fact_add(struct state *s, struct fact f);

@@ -132,18 +132,20 @@ bool mmu_operand(struct dbt_verifier *v, const ZydisDecodedOperand *op, struct o
 	return refuse(v, "gs operand outside the tables");
 }
 
-/* The address of op as a value. */
+/* The address of op as a value. A delta comes last: it belongs to the sum of the others. */
 struct value operand_address(struct dbt_verifier *v, const ZydisDecodedOperand *op)
 {
-	struct value x = constant(op->mem.disp.value);
+	struct value x = constant(op->mem.disp.value), index = constant(0);
 
+	if (op->mem.index != ZYDIS_REGISTER_NONE)
+		index = *reg_get(v, gpr(op->mem.index));
+	if (index.kind != DELTA)
+		x = value_scaled(v, &x, &index, op->mem.index != ZYDIS_REGISTER_NONE ? op->mem.scale : 1);
+	else if (op->mem.scale != 1)
+		return secret;
 	if (op->mem.base != ZYDIS_REGISTER_NONE)
-		x = value_add(reg_get(v, gpr(op->mem.base)), &x);
-	if (op->mem.index == ZYDIS_REGISTER_NONE)
-		return x;
-	if (op->mem.scale != 1)
-		return is_secret(&x) || is_secret(reg_get(v, gpr(op->mem.index))) ? secret : any;
-	return value_add(&x, reg_get(v, gpr(op->mem.index)));
+		x = value_add(v, reg_get(v, gpr(op->mem.base)), &x);
+	return index.kind == DELTA ? value_add(v, &x, &index) : x;
 }
 
 bool has_fault_row(const struct dbt *d, u32 at, u32 *stub)
@@ -154,7 +156,7 @@ bool has_fault_row(const struct dbt *d, u32 at, u32 *stub)
 		u32 mid = (lo + hi) / 2;
 
 		if (d->faults[mid].at == at) {
-			*stub = d->faults[mid].stub & ~FAULT_HOST_FLAGS;
+			*stub = d->faults[mid].stub & (FAULT_SITE | FAULT_STUB);
 			return true;
 		}
 		if (d->faults[mid].at < at)
@@ -206,6 +208,8 @@ static bool frame_operand(struct dbt_verifier *v, const ZydisDecodedOperand *op,
 		return refuse(v, "outside the frame");
 	if ((op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && at < FRAME_VCPU + 8)
 		return refuse(v, "store to the frame's vCPU pointer");
+	if ((op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && at <= FRAME_X87 && at + size > FRAME_X87)
+		return refuse(v, "store to what says whether x87 registers are live");
 	return true;
 }
 

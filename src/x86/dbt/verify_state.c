@@ -2,7 +2,8 @@
 /*
  * Abstract values, what is known about them, and what remains of both where two ways meet.
  *
- * A value has a name while somebody may add to it or compare it: the place that first asked (pc and register).
+ * A value has a name while somebody may add to it or compare it: the place that first asked (pc and register), or, for
+ * sums, the names that it is the sum of: what is computed twice has the same name twice.
  * At a label values and facts from all ways there are merged: what is not the same is anything. What is
  * established about a name cannot survive the name's next definition, because that is in a loop, and at its head nobody has
  * both.
@@ -48,7 +49,40 @@ struct value add_constant(const struct value *x, u64 n)
 	}
 }
 
-struct value value_add(const struct value *x, const struct value *y)
+/* The name of x + y * scale: one and the same for the same names. 0: there are too many. */
+static u32 expression_name(struct dbt_verifier *v, struct expression e)
+{
+	u32 i;
+
+	for (i = 0; i < v->nr_expressions; i++)
+		if (v->expressions[i].x == e.x && v->expressions[i].y == e.y && v->expressions[i].scale == e.scale)
+			return EXPRESSION | i;
+	if (i == EXPRESSIONS_MAX)
+		return 0;
+	v->expressions[v->nr_expressions++] = e;
+	return EXPRESSION | i;
+}
+
+/* x + y * scale */
+struct value value_scaled(struct dbt_verifier *v, const struct value *x, const struct value *y, u32 scale)
+{
+	const struct value p = as_address(x), q = as_address(y);
+	struct value r;
+
+	if (is_secret(x) || is_secret(y))
+		return secret;
+	if (!is_address(&p) || !is_address(&q))
+		return any;
+	r = add_constant(&p, q.a * scale);
+	if (!q.name)
+		return r;
+	if (!p.name && scale == 1)
+		return add_constant(&q, p.a);
+	r = (struct value){ .kind = SYM, .a = r.a, .name = expression_name(v, (struct expression){ p.name, q.name, scale }) };
+	return r.name ? r : any;
+}
+
+struct value value_add(struct dbt_verifier *v, const struct value *x, const struct value *y)
 {
 	const struct value p = as_address(x), q = as_address(y);
 	struct value r;
@@ -59,7 +93,7 @@ struct value value_add(const struct value *x, const struct value *y)
 		return add_constant(&p, y->a);
 	if (x->kind == CONST)
 		return add_constant(&q, x->a);
-	return is_secret(x) || is_secret(y) ? secret : any;
+	return value_scaled(v, x, y, 1);
 }
 
 struct value value_sub(const struct value *x, const struct value *y)
@@ -121,6 +155,7 @@ void state_forget(struct state *s)
 		s->slot[i] = any;
 	s->slot[FRAME_VCPU / 8] = (struct value){ .kind = VCPU };
 	s->nr_facts = 0;
+	s->x87 = false;
 	s->flags = FLAGS_NONE;
 }
 
@@ -238,6 +273,8 @@ void state_meet(struct label *l, const struct state *s, u32 start)
 	for (unsigned i = 0; i < NR_SLOTS; i++)
 		value_meet(&m, &in->slot[i], &s->slot[i], &changed);
 	facts_meet(&m, in, s, &changed);
+	changed |= in->x87 && !s->x87;
+	in->x87 &= s->x87;
 	if (in->flags != FLAGS_NONE && (in->flags != s->flags || in->limit != s->limit || !value_equal(&in->compared, &s->compared))) {
 		in->flags = FLAGS_NONE;
 		changed = true;

@@ -878,6 +878,8 @@ static enum exec op_thunk_mem(struct vcpu *vcpu, const struct insn *insn)
 	r = insn_linear(vcpu, insn, insn->memsize, write, &va);
 	if (unlikely(r != EXEC_OK))
 		return r;
+	if (unlikely(insn->thunk_flags & THUNK_UNCHECKED))
+		return run_bounced(vcpu, insn, va);
 	p = mem_host(vcpu, va, insn->memsize, write, &r);
 	if (likely(p))
 		return run_thunk(vcpu, insn, p);
@@ -962,6 +964,13 @@ static u32 alignment_flags(const struct thunk_plan *p)
 	}
 }
 
+/* Half precision's, and of Intel's CPUs only (exceptions of class 11; tests/insn/oracle). */
+static bool is_unchecked(const struct thunk_plan *p)
+{
+	return p->mem && host_is_intel() &&
+	       (p->zi->mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || p->zi->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH);
+}
+
 static u32 plan_flags(const struct thunk_plan *p)
 {
 	const ZydisDecodedInstruction *zi = p->zi;
@@ -973,6 +982,8 @@ static u32 plan_flags(const struct thunk_plan *p)
 		flags |= THUNK_X87_WAIT;
 	if (p->mxcsr)
 		flags |= THUNK_MXCSR;
+	if (is_unchecked(p))
+		flags |= THUNK_UNCHECKED;
 	if (p->class == X87 && !is_x87_control(zi->mnemonic))
 		flags |= THUNK_X87_POINTERS;
 	if (p->mem && ((zi->attributes & ZYDIS_ATTRIB_HAS_LOCK) || zi->mnemonic == ZYDIS_MNEMONIC_XCHG))

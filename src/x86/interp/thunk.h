@@ -13,6 +13,7 @@ enum thunk_flags {
 	THUNK_X87_WAIT = BIT(4), /* a pending x87 exception comes before anything of the operand */
 	THUNK_ALIGNED = BIT(5),	/* its operand must be aligned, ... */
 	THUNK_MISALIGNABLE = BIT(6), /* ... unless MXCSR.MM is set (AMD) */
+	THUNK_UNCHECKED = BIT(7), /* its operand is not checked for alignment (#AC) */
 	THUNK_MXCSR = BIT(3),	/* runs under the guest's MXCSR, which must be in the host's */
 };
 

@@ -5,7 +5,8 @@
  *
  *  1. While x87_live, fpu.fx is stale. The instruction and data pointers are in
  *     fop, fip, fdp, fcs and fds at all times; bytes 6 to 23 of fx mean nothing.
- *  2. Nobody but thunks uses x87 registers on this thread until x87_sync().
+ *  2. Nobody but thunks and translated code uses x87 registers on this thread until x87_sync(), which gives the client
+ *     its control word and status back. Its registers are empty: we are called.
  *  3. MXCSR is borrowed in the same way (mxcsr_live), by itself: our C code does no
  *     floating point in between.
  */
@@ -17,6 +18,9 @@
 #define FX_MXCSR 24
 #define FX_X87_REGS 32
 #define FX_X87_END 160
+#define ENV_FCW 0	/* of FNSTENV's image, in words */
+#define ENV_FSW 2
+#define FCW_INIT 0x37f
 
 struct fx_area {
 	_Alignas(16) u8 b[512];
@@ -36,7 +40,7 @@ void x87_load(struct vcpu *vcpu)
 
 	if (fpu->x87_live)
 		return;
-	asm volatile("fnstcw %0" : "=m"(fpu->host_fcw));
+	asm volatile("fnstenv %0" : "=m"(fpu->host_x87_env));
 	memset(&fx, 0, sizeof(fx));
 	memcpy(fx.b, fpu->fx, FX_FOP);
 	memcpy(fx.b + FX_X87_REGS, fpu->fx + FX_X87_REGS, FX_X87_END - FX_X87_REGS);
@@ -51,7 +55,10 @@ void x87_discard(struct vcpu *vcpu)
 
 	if (!fpu->x87_live)
 		return;
-	asm volatile("fninit; fldcw %0" : : "m"(fpu->host_fcw));
+	asm volatile("fninit");
+	/* No register of its own is in use: we are called. */
+	if (fpu->host_x87_env[ENV_FCW] != FCW_INIT || fpu->host_x87_env[ENV_FSW])
+		asm volatile("fldenv %0" : : "m"(fpu->host_x87_env));
 	fpu->x87_live = false;
 }
 

@@ -75,16 +75,35 @@ static enum exec fpu_available(struct vcpu *vcpu)
 	return vcpu->arch.cr0 & (X86_CR0_EM | X86_CR0_TS) ? queue_exception(vcpu, NM_VECTOR) : EXEC_OK;
 }
 
-enum exec area_linear(struct vcpu *vcpu, const struct insn *insn, unsigned size, unsigned align, bool write,
-		      gva_t *va)
+enum exec area_aligned(struct vcpu *vcpu, gva_t va, unsigned align)
 {
-	u64 at = insn_offset(vcpu, insn);
+	if (!(va & (align - 1)))
+		return EXEC_OK;
+	if (va & 3 && host_is_intel() && vcpu->arch.tlb == &vcpu->arch.mmu->tlbs[TLB_USER_AC])
+		return queue_exception_e(vcpu, AC_VECTOR, 0);
+	return queue_gp(vcpu, 0);
+}
 
-	if (!in_64bit_mode(vcpu) || insn->seg >= SEG_FS)
-		at += vcpu->arch.seg[insn->seg].base;
-	if (at & (align - 1))
-		return queue_gp(vcpu, 0);
-	return insn_linear(vcpu, insn, size, write, va);
+enum exec area_touch(struct vcpu *vcpu, const struct insn *insn, unsigned disp, unsigned size, bool write)
+{
+	u8 bytes[4];
+	gva_t va;
+	enum exec r = part_linear(vcpu, insn, disp, size, write, &va);
+
+	if (r != EXEC_OK)
+		return r;
+	return write ? mem_probe_write(vcpu, va, size, mmu_data_access(vcpu, MMU_WRITE)) :
+		       mem_read(vcpu, va, bytes, size, mmu_data_access(vcpu, MMU_READ));
+}
+
+/* Linear address of the 512 bytes of FXSAVE, all of which must be accessible. */
+static enum exec fx_linear(struct vcpu *vcpu, const struct insn *insn, bool write, gva_t *va)
+{
+	enum exec r = insn_linear(vcpu, insn, 512, write, va);
+
+	if (r == EXEC_OK)
+		r = area_aligned(vcpu, *va, 16);
+	return r == EXEC_OK ? area_touch(vcpu, insn, 511, 1, write) : r;
 }
 
 /* ---- x87 pointers in FXSAVE layout: 64-bit offsets, or 32-bit ones with selectors ---- */
@@ -100,14 +119,29 @@ static void pointers_to_area(const struct guest_fpu *f, u8 *area, bool wide)
 	put32(area + FX_FDP + 4, f->fds);
 }
 
+/* Intel's CPUs keep as much of FIP as an address has bits; FDP is kept as it is. */
+static u64 kept_fip(u64 p)
+{
+	u32 eax, ebx, ecx, edx;
+	unsigned unused;
+
+	if (likely(is_canonical(p)) || !host_is_intel())
+		return p;
+	host_cpuid(0x80000008, 0, &eax, &ebx, &ecx, &edx);
+	unused = 64 - (eax >> 8 & 0xff);
+	return (s64)(p << unused) >> unused;
+}
+
 static void pointers_from_area(struct guest_fpu *f, const u8 *area, bool wide)
 {
 	f->fop = get16(area + FX_FOP) & 0x7ff;
 	memcpy(&f->fip, area + FX_FIP, 8);
 	memcpy(&f->fdp, area + FX_FDP, 8);
 	f->fcs = f->fds = 0;
-	if (wide)
+	if (wide) {
+		f->fip = kept_fip(f->fip);
 		return;
+	}
 	f->fcs = get16(area + FX_FIP + 4);
 	f->fds = get16(area + FX_FDP + 4);
 	f->fip = (u32)f->fip;
@@ -149,7 +183,9 @@ static enum exec op_fxsave(struct vcpu *vcpu, const struct insn *insn)
 	enum exec r = fpu_available(vcpu);
 
 	if (r == EXEC_OK)
-		r = area_linear(vcpu, insn, 512, 16, true, &va);
+		r = fx_linear(vcpu, insn, true, &va);
+	if (r == EXEC_OK)
+		r = mem_probe_write(vcpu, va, 512, mmu_data_access(vcpu, MMU_WRITE));
 	if (r != EXEC_OK)
 		return r;
 	x87_to_area(vcpu, area, is_wide(insn));
@@ -168,7 +204,7 @@ static enum exec op_fxrstor(struct vcpu *vcpu, const struct insn *insn)
 	enum exec r = fpu_available(vcpu);
 
 	if (r == EXEC_OK)
-		r = area_linear(vcpu, insn, 512, 16, false, &va);
+		r = fx_linear(vcpu, insn, false, &va);
 	if (r == EXEC_OK)
 		r = mem_read(vcpu, va, area, 512, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
@@ -295,13 +331,26 @@ static void env_load(struct vcpu *vcpu, const struct insn *insn, const u8 *env)
 	fsw_summarize(f);
 }
 
+/* Intel's CPUs check words of the environment's size for alignment, and look at the first, then the last byte. */
+static enum exec env_linear(struct vcpu *vcpu, const struct insn *insn, unsigned size, bool write, gva_t *va)
+{
+	enum exec r = insn_linear(vcpu, insn, size, write, va);
+
+	if (r == EXEC_OK && host_is_intel() && *va & (insn->opsize == 2 ? 1 : 3) &&
+	    vcpu->arch.tlb == &vcpu->arch.mmu->tlbs[TLB_USER_AC])
+		return queue_exception_e(vcpu, AC_VECTOR, 0);
+	if (r == EXEC_OK)
+		r = area_touch(vcpu, insn, 0, insn->opsize == 2 ? 2 : 4, write);
+	return r == EXEC_OK ? area_touch(vcpu, insn, size - 1, 1, write) : r;
+}
+
 static enum exec op_fnstenv(struct vcpu *vcpu, const struct insn *insn)
 {
 	struct guest_fpu *f = &vcpu->arch.fpu;
 	unsigned size = env_size(insn);
 	u8 env[28];
 	gva_t va;
-	enum exec r = insn_linear(vcpu, insn, size, true, &va);
+	enum exec r = env_linear(vcpu, insn, size, true, &va);
 
 	if (r != EXEC_OK)
 		return r;
@@ -323,7 +372,7 @@ static enum exec op_fldenv(struct vcpu *vcpu, const struct insn *insn)
 	enum exec r = wait_for_x87(vcpu);
 
 	if (r == EXEC_OK)
-		r = insn_linear(vcpu, insn, size, false, &va);
+		r = env_linear(vcpu, insn, size, false, &va);
 	if (r == EXEC_OK)
 		r = mem_read(vcpu, va, env, size, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
@@ -339,7 +388,7 @@ static enum exec op_fnsave(struct vcpu *vcpu, const struct insn *insn)
 	unsigned size = env_size(insn);
 	u8 area[28 + 80];
 	gva_t va;
-	enum exec r = insn_linear(vcpu, insn, size + 80, true, &va);
+	enum exec r = env_linear(vcpu, insn, size + 80, true, &va);
 
 	if (r != EXEC_OK)
 		return r;
@@ -362,7 +411,7 @@ static enum exec op_frstor(struct vcpu *vcpu, const struct insn *insn)
 	enum exec r = wait_for_x87(vcpu);
 
 	if (r == EXEC_OK)
-		r = insn_linear(vcpu, insn, size + 80, false, &va);
+		r = env_linear(vcpu, insn, size + 80, false, &va);
 	if (r == EXEC_OK)
 		r = mem_read(vcpu, va, area, size + 80, mmu_data_access(vcpu, MMU_READ));
 	if (r != EXEC_OK)
@@ -447,8 +496,7 @@ static bool mask_bit(const u8 *mask, unsigned i, unsigned size)
 	return mask[i * size + size - 1] & 0x80;
 }
 
-/* Linear address of an element of one operand in memory; the offset does not wrap within it. */
-static enum exec part_linear(struct vcpu *vcpu, const struct insn *insn, u64 disp, unsigned size, bool write, gva_t *va)
+enum exec part_linear(struct vcpu *vcpu, const struct insn *insn, u64 disp, unsigned size, bool write, gva_t *va)
 {
 	u64 off = insn_offset(vcpu, insn) + disp;
 
@@ -530,16 +578,21 @@ static enum exec op_mask_store(struct vcpu *vcpu, const struct insn *insn)
 			      insn->opsize, insn->memsize);
 }
 
-/* AMD's CPUs want all of the operand to be writable, whatever the mask says; Intel's the selected bytes. */
+/* All of the operand must be writable, whatever the mask says; Intel's CPUs begin with the upper half. */
 static enum exec maskmov_probe(struct vcpu *vcpu, const struct insn *insn, unsigned len)
 {
+	unsigned step = host_is_intel() ? 8 : len;
+	enum exec r = EXEC_OK;
 	gva_t va;
-	enum exec r;
 
-	if (!host_is_amd())
-		return EXEC_OK;
-	r = part_linear(vcpu, insn, 0, len, true, &va);
-	return r == EXEC_OK ? mem_probe_write(vcpu, va, len, mmu_data_access(vcpu, MMU_WRITE)) : r;
+	for (unsigned at = len; at && r == EXEC_OK; at -= step) {
+		r = part_linear(vcpu, insn, at - step, step, true, &va);
+		if (r == EXEC_OK && host_is_intel() && va & 7 && vcpu->arch.tlb == &vcpu->arch.mmu->tlbs[TLB_USER_AC])
+			return queue_exception_e(vcpu, AC_VECTOR, 0);
+		if (r == EXEC_OK)
+			r = mem_probe_write(vcpu, va, step, mmu_data_access(vcpu, MMU_WRITE));
+	}
+	return r;
 }
 
 static enum exec op_maskmovdqu(struct vcpu *vcpu, const struct insn *insn)

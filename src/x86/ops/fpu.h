@@ -64,9 +64,18 @@ static inline insn_fn select_image(struct insn *insn, insn_fn fn, bool wide)
 void x87_reset(struct vcpu *vcpu);
 void x87_to_area(struct vcpu *vcpu, u8 *area, bool wide);
 void x87_from_area(struct vcpu *vcpu, const u8 *area, bool wide);
-/* Linear address of an image: #GP(0) if not aligned, then as any operand. */
-enum exec area_linear(struct vcpu *vcpu, const struct insn *insn, unsigned size, unsigned align, bool write,
-		      gva_t *va);
+/*
+ * #GP(0) if an image is not aligned; on Intel's CPUs #AC, where that is asked for, if not even by 4. Comes after the checks of its address, before
+ * its pages are looked at.
+ */
+enum exec area_aligned(struct vcpu *vcpu, gva_t va, unsigned align);
+/*
+ * Look at the (up to 4) bytes at disp before the others. The order decides which of two bad pages, and which byte of it, #PF names; it is that
+ * of Intel's CPUs (tests/insn/oracle).
+ */
+enum exec area_touch(struct vcpu *vcpu, const struct insn *insn, unsigned disp, unsigned size, bool write);
+/* Linear address of a part of the operand in memory; the offset does not wrap within it. */
+enum exec part_linear(struct vcpu *vcpu, const struct insn *insn, u64 disp, unsigned size, bool write, gva_t *va);
 
 /* Handlers of XSAVE, XRSTOR, their other forms, and XGETBV; NULL: none of these. */
 insn_fn xsave_select(const struct decode_ctx *ctx, struct insn *insn);
