@@ -126,10 +126,17 @@ void put_cold_exit(struct trans *tr, struct cold *c)
 /* To an instruction in the middle of this block, flags in the slot. */
 void put_cold_exit_to(struct trans *tr, u64 target, bool narrow)
 {
-	u32 i = exit_new(tr, target, false);
+	bool same = !((tr->va ^ target) & PAGE_MASK);
+	u32 i;
 
+	if (!same && !narrow) {
+		put_jump_known(tr, target);
+		return;
+	}
+	i = exit_new(tr, target, false);
 	tr->d->exits[i].narrow = narrow;
-	if (same_page(tr, target)) {
+	/* What turns out to go on on the next page is not linked (dispatch()). */
+	if (same) {
 		put_jmp(tr->e, tr->e->at + 5);
 		exit_set_link(tr, i, false);
 	}

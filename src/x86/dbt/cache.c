@@ -12,9 +12,11 @@
  *  3. A block that is no longer true gets a jump to its exit written over its
  *     beginning, later to its successor, so that nobody needs to know who leads
  *     to it. Its memory is not used again before everything is dropped.
+ *  4. With more than one vCPU the others' stores come through mmu/shared_code.c.
  *  5. Links to other pages lead to pages mapped globally only, and are undone
  *     when a global fetch translation is dropped (dbt_unlink_far()).
- *  4. With more than one vCPU the others' stores come through mmu/shared_code.c.
+ *  6. A block whose first instruction goes on on the next page is both pages' (struct dbt_tail), and leads a life in the
+ *     jump table only: the dispatcher looks at both pages before it is entered there.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -2,8 +2,8 @@
 /*
  * The translator's dispatcher: what happens between two visits to translated code.
  *
- *  1. Whatever is not plain execution in 64-bit mode (single steps, breakpoints,
- *     interrupt shadows, instructions that cross a page) is the interpreter's.
+ *  1. Whatever is not plain execution of flat code (single steps, breakpoints,
+ *     interrupt shadows, a first instruction whose second page cannot be had) is the interpreter's.
  *  2. Translated code is entered only with no request pending, jump tables that belong to the
  *     present mappings and mode, and no noted store to code unexamined, other vCPUs' included.
  *  3. gs base is the client's except inside dbt_run().
