@@ -33,7 +33,7 @@ void put_leave(struct trans *tr, u32 exit, bool host_flags)
 void put_jump_known(struct trans *tr, u64 target)
 {
 	struct cold *c = cold_new(tr, COLD_EXIT);
-	u64 i = jump_table_index(target);
+	u64 i = jump_table_index(tr->d, target);
 
 	c->index = exit_new(tr, target, false);
 	put_mov_imm(tr->e, T0, target);
@@ -104,7 +104,7 @@ static void put_exit_if(struct trans *tr, u8 cc, u64 target)
 void put_cold_exit(struct trans *tr, struct cold *c)
 {
 	struct dbt_exit *x = &tr->d->exits[c->index];
-	u64 i = jump_table_index(x->target);
+	u64 i = jump_table_index(tr->d, x->target);
 	u32 miss;
 
 	if (!x->far) {
@@ -152,7 +152,7 @@ static void put_jump_indirect(struct trans *tr, u32 site)
 
 	c->index = site;
 	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
-	put32(e, JUMP_HASH);
+	put32(e, tr->d->jump_factor);
 	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
 	put_rr(e, W4, 0x01, T1, T1);
 	m.scale = 3;

@@ -33,8 +33,16 @@
 /* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
 static u64 jump_empty(u32 i)
 {
-	_Static_assert((~0u * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT)) != 0, "the address for entry 0 belongs to it");
 	return i ? 0 : ~0ull;
+}
+
+/* Another factor, for which ~0 does not belong to entry 0. All code that has the old one must go. */
+static void jump_rehash(struct dbt *d)
+{
+	do
+		d->jump_factor = d->jump_factor * 0x915f77f5u + 0x3c6ef372u;
+	while (!jump_table_index(d, ~0ull));
+	d->jump_evictions = 0;
 }
 
 static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc);
@@ -58,6 +66,9 @@ static void dbt_free(struct dbt *d)
 	dbt_verifier_destroy(d);
 	host_unmap_lazy(d, sizeof(*d));
 }
+
+/* Each costs a visit to the dispatcher: about as long as a flush costs. Programs of great size have them with any factor. */
+#define JUMP_EVICTIONS_MAX (1u << 20)
 
 static void set_limits(struct dbt *d, size_t code)
 {
@@ -91,6 +102,8 @@ int dbt_create(struct vcpu *vcpu)
 		dbt_free(d);
 		return -ENOMEM;
 	}
+	d->jump_factor = 0x61c88647;
+	d->jump_evictions_max = JUMP_EVICTIONS_MAX;
 	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
 	dbt_emit_common(d);
 	perfmap_common(d);
@@ -118,6 +131,10 @@ void dbt_flush_all(struct vcpu *vcpu)
 {
 	struct dbt *d = vcpu->arch.dbt;
 
+	if (d->jump_evictions >= d->jump_evictions_max) {
+		jump_rehash(d);
+		d->jump_evictions_max *= d->jump_evictions_max < BIT(30) ? 2 : 1;
+	}
 	dbt_hash_reset(d);
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
 	d->arena_used = 0;
@@ -136,6 +153,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 bool dbt_has_room(const struct dbt *d)
 {
 	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && dbt_hash_has_room(d) && decode_cache_has_room(d) &&
+	       d->jump_evictions < d->jump_evictions_max &&
 	       d->nr_sites + 4 * DBT_BLOCK_INSNS <= d->max_sites &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= d->max_exits &&
 	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= d->max_faults &&
@@ -444,9 +462,11 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
-	u32 i = jump_table_index(va);
+	u32 i = jump_table_index(d, va);
 
-	if (t->at[i].va == jump_empty(i) && d->jump_used_nr[ctx] < JUMP_USED_MAX)
+	if (t->at[i].va != jump_empty(i))
+		d->jump_evictions += t->at[i].va != va;
+	else if (d->jump_used_nr[ctx] < JUMP_USED_MAX)
 		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;
 	t->at[i].va = va;
 	t->at[i].code = d->mem.rx + b->slot_poll;

@@ -177,6 +177,8 @@ struct dbt {
 	struct decode_cache *decode_cache; /* decoded.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
 	struct diff *diff;		/* NULL: no comparison with the interpreter */
+	u32 jump_factor;		/* odd */
+	u32 jump_evictions, jump_evictions_max; /* with this factor */
 	u32 jump_used_nr[NR_TLBS];
 #define JUMP_USED_MAX 32768
 	u32 jump_used[NR_TLBS][JUMP_USED_MAX];
@@ -202,11 +204,14 @@ void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
 /* cache.c: what a host_copy() or host_compare() that failed means. */
 enum exec dbt_access_failed(void);
 
-/* Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. */
-#define JUMP_HASH 0x61c88647u
-static inline u32 jump_table_index(u64 va)
+/*
+ * Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. Two
+ * places that lead to each other all the time may still share one, so the factor changes when entries are taken from each other too
+ * often (dbt_jump_add()).
+ */
+static inline u32 jump_table_index(const struct dbt *d, u64 va)
 {
-	return (u32)va * JUMP_HASH >> (32 - JUMP_TABLE_SHIFT);
+	return (u32)va * d->jump_factor >> (32 - JUMP_TABLE_SHIFT);
 }
 
 /* stubs.c: the code before the first block. */
