@@ -8,5 +8,5 @@ check-all: all check-programs guest
 	$(Q)BUILD=$(BUILD) tests/matrix/check-matrix --all
 	$(Q)$(MAKE) --no-print-directory check-diff
 
-check-diff: all guest
+check-diff: all guest $(BUILD)/tests/api/engines
 	$(Q)BUILD=$(BUILD) tests/matrix/check-diff --long
