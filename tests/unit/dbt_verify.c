@@ -232,6 +232,36 @@ static void indexed_by_one(void)
 	check_index(0, 16, RAX, RCX, 0, 16);
 }
 
+/* What is known of the bits of a base does not keep it from moving. */
+static void masked_base(u32 by, s32 disp)
+{
+	put_alu_imm(e, W8, 4, RAX, -16);
+	check(-16, 32, true);
+	row();
+	put_store(e, MEM_SIB(RAX, T1, 0, -8), RCX);
+	if (by == 1)
+		put_rr(e, W8, 0xff, 1, RAX);	/* dec */
+	else
+		put_alu_imm(e, W8, 5, RAX, by);
+	row();
+	put_store(e, MEM_SIB(RAX, T1, 0, disp), RCX);
+}
+
+static void masked_base_moved(void)
+{
+	masked_base(16, 0);
+}
+
+static void masked_base_decremented(void)
+{
+	masked_base(1, -15);
+}
+
+static void masked_base_moved_too_far(void)
+{
+	masked_base(17, 0);
+}
+
 /* No base: the delta is. The index moves by a constant. */
 static void moving_index(bool by_constant)
 {
@@ -720,6 +750,7 @@ static const struct {
 	GOOD(ways_meet), BAD(ways_meet_apart),
 	GOOD(x87_checked), GOOD(x87_loaded), BAD(x87_unchecked), BAD(mmx_unchecked), BAD(x87_check_inverted),
 	BAD(x87_after_handler), BAD(x87_on_one_way), BAD(x87_pretended),
+	GOOD(masked_base_moved), GOOD(masked_base_decremented), BAD(masked_base_moved_too_far),
 	GOOD(indexed), GOOD(indexed_by_one), GOOD(index_incremented), GOOD(kept_pointer), GOOD(decremented),
 	BAD(other_index), BAD(other_base), BAD(other_scale), BAD(other_place), BAD(index_added_to), BAD(kept_pointer_beyond),
 	BAD(decremented_narrow), BAD(scaled_delta), BAD(index_changes_in_loop),

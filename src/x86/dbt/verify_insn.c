@@ -162,6 +162,8 @@ static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const s
 			s->slot[i] = leaks ? secret : any;
 		if (whole)
 			s->slot[mem->at / 8] = source_value(v, &v->ops[1], mem);
+		if (is_guest_slot(mem->at) && is_place(&s->slot[mem->at / 8]))
+			s->slot[mem->at / 8] = any;
 		return true;
 	}
 	/* The base and index of the operand itself are read, too. */
@@ -200,7 +202,8 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 	if ((v->zi.mnemonic == ZYDIS_MNEMONIC_INC || v->zi.mnemonic == ZYDIS_MNEMONIC_DEC) && v->zi.operand_width == 64 &&
 	    v->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		first_reg = gpr(v->ops[0].reg.value);
-		first = add_constant(reg_get(v, first_reg), v->zi.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : -1);
+		first = as_address(reg_get(v, first_reg));
+		first = add_constant(&first, v->zi.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : -1);
 	}
 	for (unsigned i = 0; i < v->zi.operand_count; i++) {
 		const ZydisDecodedOperand *op = &v->ops[i];
@@ -214,7 +217,7 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 		v->now.reg[r] = leaks ? secret : any;
 	}
 	/* Only our own code computes places in tables, and in scratch registers. */
-	if (first.kind >= SHIFTED && first.kind <= TAG && first.kind != BITS && first_reg != T0 && first_reg != T1)
+	if (is_place(&first) && first_reg != T0 && first_reg != T1)
 		first = any;
 	if (first_reg != INSN_NOREG && first_reg != RSP)
 		v->now.reg[first_reg] = first;

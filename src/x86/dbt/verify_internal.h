@@ -180,6 +180,18 @@ static inline bool same_address(const struct value *x, const struct value *y)
 	return x->name == y->name && x->a == y->a;
 }
 
+/* Something on the way to an entry of a table: no name of its own. */
+static inline bool is_place(const struct value *x)
+{
+	return x->kind == SHIFTED || x->kind == INDEX || x->kind == OFFSET || x->kind == TAG;
+}
+
+/* Of r13 to r15. */
+static inline bool is_guest_slot(s64 at)
+{
+	return at >= FRAME_R13 && at < FRAME_R13 + 24;
+}
+
 /* All bits that may be set. */
 static inline u64 possible_bits(const struct value *x)
 {

@@ -98,9 +98,9 @@ struct value value_add(struct dbt_verifier *v, const struct value *x, const stru
 
 struct value value_sub(const struct value *x, const struct value *y)
 {
-	struct value r = *x;
+	struct value r = as_address(x);
 
-	if (y->kind == CONST && (x->kind == SYM || x->kind == CONST))
+	if (y->kind == CONST && is_address(&r))
 		r.a -= y->a;
 	else if (y->kind == CONST && (x->kind == HOST || x->kind == VCPU))
 		r.c -= y->a;
