@@ -146,7 +146,7 @@ static inline int fuzz_batch(uint64_t seed, void (*batch)(uint64_t), unsigned li
 static inline int fuzz_main(void (*batch)(uint64_t seed), unsigned limit_s)
 {
 	const char *seconds = getenv("FUZZ_SECONDS"), *fixed = getenv("FUZZ_SEED"), *first = getenv("FUZZ_FIRST");
-	double end = fuzz_now() + (seconds ? atof(seconds) : 30);
+	double end = fuzz_now() + (seconds ? atof(seconds) : 60);
 	/* The same seeds every time unless asked otherwise: a report can be repeated. */
 	uint64_t seed = first ? strtoull(first, NULL, 0) : 1;
 	unsigned batches = 0, failed = 0;
