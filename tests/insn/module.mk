@@ -2,7 +2,7 @@
 # check-insn: instructions against the host CPU, and the interpreter's loop by itself.
 INSN_TESTS := $(BUILD)/tests/insn/thunk_test $(BUILD)/tests/insn/interp_test
 INSN_ENGINE := $(patsubst %,$(BUILD)/obj/src/%.o,x86/decode/decode x86/interp/thunk x86/interp/x87 \
-	x86/interp/thunk_entry x86/ops/fpu x86/ops/xsave host/codemem host/cpuid host/access)
+	x86/interp/thunk_entry x86/ops/fpu x86/ops/xsave host/codemem host/cpuid host/access host/lazy)
 INSN_LOOP := $(patsubst %,$(BUILD)/obj/src/%.o,x86/interp/block x86/interp/interp x86/ops/integer \
 	x86/ops/flow x86/ops/string)
 CHECKS += $(INSN_TESTS)

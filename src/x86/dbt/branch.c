@@ -189,10 +189,7 @@ static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c
 	u64 ret = next_rip(tr, t);
 	struct hmem m;
 
-	if (t->range >= 0)
-		put_member(tr, t, -8, &m, c);
-	else
-		put_check_stack(tr, -(s32)word(tr), true, &m, c);
+	put_stack_word(tr, t, true, &m, c);
 	if (tr->width == W8 && ret != (u64)(s64)(s32)ret)
 		put_mov_imm(tr->e, T0, ret);
 	put_fault_row(tr, c);
@@ -220,8 +217,6 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_exit(tr, target);
 		break;
 	case K_CALL:
-		if (t->range < 0)
-			flags_clobber(tr, FLAGS_ALL);
 		c = slow_new(tr, t);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
@@ -255,10 +250,7 @@ void emit_ret(struct trans *tr, struct tinsn *t)
 	struct hmem m;
 
 	flags_clobber(tr, FLAGS_ALL);
-	if (t->range >= 0)
-		put_member(tr, t, 0, &m, c);
-	else
-		put_check_stack(tr, 0, false, &m, c);
+	put_stack_word(tr, t, false, &m, c);
 	put_fault_row(tr, c);
 	put_rm(tr->e, tr->width, 0x8b, T0, m);
 	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);

@@ -48,30 +48,20 @@ static bool note_register(struct tinsn *t, const ZydisDecodedOperand *op, bool *
 	*high8 |= high;
 	if (r != INSN_NOREG)
 		return note_gpr(t, op, r);
-	switch (ZydisRegisterGetClass(reg)) {
-	case ZYDIS_REGCLASS_YMM:
+	switch (decode_reg_file(reg)) {
+	case REG_FILE_YMM:
 		t->vec = true;
 		return reg <= ZYDIS_REGISTER_YMM15;
-	case ZYDIS_REGCLASS_XMM:
+	case REG_FILE_XMM:
 		t->vec = true;
 		return reg <= ZYDIS_REGISTER_XMM15;
-	case ZYDIS_REGCLASS_FLAGS:
+	case REG_FILE_FLAGS:
 		return true;
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MMX:
+	case REG_FILE_X87:
 		t->x87 = true;
 		return true;
-	default:
-		break;
-	}
-	switch (reg) {
-	case ZYDIS_REGISTER_X87CONTROL:
-	case ZYDIS_REGISTER_X87STATUS:
-	case ZYDIS_REGISTER_X87TAG:
-		t->x87 = true;
-		return true;
-	case ZYDIS_REGISTER_MXCSR:
-		/* Which comes and goes with them. */
+	case REG_FILE_MXCSR:
+		/* Which comes and goes with the vectors. */
 		t->vec = true;
 		return true;
 	default:

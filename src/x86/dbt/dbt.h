@@ -204,6 +204,14 @@ void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
 /* cache.c: what a host_copy() or host_compare() that failed means. */
 enum exec dbt_access_failed(void);
 
+/* T1 = place in the TLB's arrays of the address in T0. */
+static inline void put_tlb_place(struct emit *e)
+{
+	put_mov(e, T1, T0);
+	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+}
+
 /*
  * Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. Two
  * places that lead to each other all the time may still share one, so the factor changes when entries are taken from each other too

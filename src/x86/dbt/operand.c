@@ -69,14 +69,6 @@ static s32 tlb_disp(const struct trans *tr, size_t field)
 	return offsetof(struct mmu, tlbs) + tr->ctx * sizeof(struct tlb) + field;
 }
 
-/* T1 = place in the TLB's arrays of the address in T0. */
-static void put_tlb_place(struct emit *e)
-{
-	put_mov(e, T1, T0);
-	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
-	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
-}
-
 /*
  * ea has been looked up, T0 is used up and T1 its place: the operand. The address is computed a second time, so that
  * only the difference is waited for. T0, if one register is free; none, if *both.
@@ -234,4 +226,14 @@ void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, str
 	}
 	tr->t1_range = t->range;
 	*m = by_difference(r) ? MEM_SIB(gpr_to_host(tr->e, r->ea.base, T0), T1, 0, disp) : MEM_BASE(T1, t->range_at - r->lo);
+}
+
+u8 put_stack_word(struct trans *tr, struct tinsn *t, bool push, struct hmem *m, struct cold *c)
+{
+	if (t->range >= 0) {
+		put_member(tr, t, push ? -8 : 0, m, c);
+		return T0;
+	}
+	flags_clobber(tr, t->live_before);
+	return put_check_stack(tr, push ? -(s32)word(tr) : 0, push, m, c);
 }

@@ -34,9 +34,7 @@ static void put_lookup(struct rep *p, u8 pointer, size_t tags)
 	struct emit *e = p->e;
 
 	put_mov(e, T0, pointer);
-	put_mov(e, T1, pointer);
-	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
-	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_tlb_place(e);
 	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tlb + tags));
 	put_lea(e, T0, MEM_SIB(T0, RCX, p->shift, 0));
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);

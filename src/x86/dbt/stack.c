@@ -31,13 +31,7 @@ void emit_push(struct trans *tr, struct tinsn *t)
 		put_rm(e, tr->width, 0x8b, T0, m);
 		put_store(e, SLOT(FRAME_TMP0), T0);
 	}
-	if (t->range >= 0) {
-		put_member(tr, t, -8, &m, c);
-		tmp = T0;
-	} else {
-		flags_clobber(tr, t->live_before);
-		tmp = put_check_stack(tr, -(s32)word(tr), true, &m, c);
-	}
+	tmp = put_stack_word(tr, t, true, &m, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		put_fault_row(tr, c);
 		store_imm(tr, m, t->insn.imm);
@@ -64,12 +58,7 @@ void emit_pop(struct trans *tr, struct tinsn *t)
 	u8 r = gpr_from_zydis(t->ops[0].reg.value, &high8);
 	u8 host = is_homed(r) ? T0 : r == RSP ? GUEST_RSP : r;
 
-	if (t->range >= 0) {
-		put_member(tr, t, 0, &m, c);
-	} else {
-		flags_clobber(tr, t->live_before);
-		put_check_stack(tr, 0, false, &m, c);
-	}
+	put_stack_word(tr, t, false, &m, c);
 	put_fault_row(tr, c);
 	put_rm(e, tr->width, 0x8b, host, m);
 	if (r != RSP)

@@ -185,6 +185,8 @@ u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, s
 u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c);
 void put_range_ends(struct trans *tr, const struct range *r);
 void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c);
+/* The word that a push or a pop touches, by its range's look-up or one of its own. As put_check(). */
+u8 put_stack_word(struct trans *tr, struct tinsn *t, bool push, struct hmem *m, struct cold *c);
 
 /* stack.c */
 void store_imm(struct trans *tr, struct hmem m, u64 v);

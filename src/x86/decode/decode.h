@@ -17,6 +17,28 @@ bool decode_insn(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn
 bool decode_insn_full(struct vcpu *vcpu, const u8 *bytes, unsigned avail, struct insn *insn,
 		      ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops);
 
+/* What a register that is no general one belongs to, of those a thunk or a translation may use. */
+enum reg_file { REG_FILE_NONE, REG_FILE_FLAGS, REG_FILE_XMM, REG_FILE_YMM, REG_FILE_X87, REG_FILE_MXCSR };
+
+static inline enum reg_file decode_reg_file(ZydisRegister reg)
+{
+	switch (ZydisRegisterGetClass(reg)) {
+	case ZYDIS_REGCLASS_FLAGS: return REG_FILE_FLAGS;
+	case ZYDIS_REGCLASS_XMM: return REG_FILE_XMM;
+	case ZYDIS_REGCLASS_YMM: return REG_FILE_YMM;
+	case ZYDIS_REGCLASS_X87:
+	case ZYDIS_REGCLASS_MMX: return REG_FILE_X87;
+	default: break;
+	}
+	switch (reg) {
+	case ZYDIS_REGISTER_X87CONTROL:
+	case ZYDIS_REGISTER_X87STATUS:
+	case ZYDIS_REGISTER_X87TAG: return REG_FILE_X87;
+	case ZYDIS_REGISTER_MXCSR: return REG_FILE_MXCSR;
+	default: return REG_FILE_NONE;
+	}
+}
+
 /* Of a vector instruction: does it read or write MXCSR, and may it so raise #XM? */
 static inline bool decode_uses_mxcsr(const ZydisDecodedInstruction *zi)
 {

@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "host/host.h"
 #include "x86/decode/decode.h"
@@ -30,10 +29,7 @@
 int block_cache_init(struct block_cache *cache)
 {
 	cache->hash = calloc(BLOCK_HASH_SIZE, sizeof(*cache->hash));
-	cache->arena = mmap(NULL, BLOCK_ARENA_SIZE, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (cache->arena == MAP_FAILED)
-		cache->arena = NULL;
+	cache->arena = host_map_lazy(BLOCK_ARENA_SIZE, 0);
 	if (!cache->hash || !cache->arena) {
 		block_cache_destroy(cache);
 		return -ENOMEM;
@@ -46,8 +42,7 @@ int block_cache_init(struct block_cache *cache)
 
 void block_cache_destroy(struct block_cache *cache)
 {
-	if (cache->arena)
-		munmap(cache->arena, BLOCK_ARENA_SIZE);
+	host_unmap_lazy(cache->arena, BLOCK_ARENA_SIZE);
 	free(cache->hash);
 	cache->arena = NULL;
 	cache->hash = NULL;

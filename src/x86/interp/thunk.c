@@ -108,28 +108,18 @@ static bool analyse_register(struct thunk_plan *p, const ZydisDecodedOperand *op
 
 	if (r != INSN_NOREG)
 		return analyse_gpr(p, op, r, high8);
-	switch (ZydisRegisterGetClass(reg)) {
-	case ZYDIS_REGCLASS_YMM:
+	switch (decode_reg_file(reg)) {
+	case REG_FILE_YMM:
 		p->ymm = true;
 		return analyse_vector(p, op, reg - ZYDIS_REGISTER_YMM0);
-	case ZYDIS_REGCLASS_XMM:
+	case REG_FILE_XMM:
 		return analyse_vector(p, op, reg - ZYDIS_REGISTER_XMM0);
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MMX:
+	case REG_FILE_X87:
 		p->x87 = true;
 		return true;
-	case ZYDIS_REGCLASS_FLAGS:
+	case REG_FILE_FLAGS:
 		return true;
-	default:
-		break;
-	}
-	switch (reg) {
-	case ZYDIS_REGISTER_X87CONTROL:
-	case ZYDIS_REGISTER_X87STATUS:
-	case ZYDIS_REGISTER_X87TAG:
-		p->x87 = true;
-		return true;
-	case ZYDIS_REGISTER_MXCSR:
+	case REG_FILE_MXCSR:
 		p->mxcsr = true;
 		return true;
 	default:

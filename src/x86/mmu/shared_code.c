@@ -17,8 +17,8 @@
  *     request, and after instructions with a C handler: all that serialise are.
  */
 #include <stdlib.h>
-#include <sys/mman.h>
 
+#include "host/host.h"
 #include "x86/mmu/mmu_internal.h"
 
 #define SET_SIZE 65536u
@@ -42,20 +42,17 @@ bool mmu_shared_code_create(struct vm *vm)
 
 	if (atomic_load(&vm->arch.shared_code))
 		return true;
-	sc = mmap(NULL, sizeof(*sc), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (sc == MAP_FAILED)
+	sc = host_map_lazy(sizeof(*sc), 0);
+	if (!sc)
 		return false;
 	if (!atomic_compare_exchange_strong(&vm->arch.shared_code, &none, sc))
-		munmap(sc, sizeof(*sc));
+		host_unmap_lazy(sc, sizeof(*sc));
 	return true;
 }
 
 void mmu_shared_code_destroy(struct vm *vm)
 {
-	struct shared_code *sc = atomic_load(&vm->arch.shared_code);
-
-	if (sc)
-		munmap(sc, sizeof(*sc));
+	host_unmap_lazy(atomic_load(&vm->arch.shared_code), sizeof(struct shared_code));
 	atomic_store(&vm->arch.shared_code, NULL);
 }
 
