@@ -20,17 +20,14 @@
 #include "x86/decode/decode.h"
 #include "x86/dbt/decoded.h"
 
-#define MAX_RECORDS (32u << 10)
 #define MAX_NODES (12u << 10)
+#define MAX_RECORDS ((64u << 10) - MAX_NODES)
 #define MAX_ROOTS 32
-#define ARENA_SIZE (28ul << 20)
-#define LEAF BIT(15)
-
-static_assert(MAX_RECORDS <= LEAF && MAX_NODES <= LEAF, "an entry is one or the other");
+#define ARENA_SIZE (38ul << 20)
 
 struct node {
 	u16 skip;	/* bytes that do not matter, before the one that does */
-	u16 next[256];	/* 0: unknown; LEAF: a record; else a node */
+	u16 next[256];	/* 0: unknown; from MAX_NODES on: a record; else a node */
 };
 
 struct decode_cache {
@@ -117,13 +114,13 @@ static struct decoded *find(const struct decode_cache *c, const struct node *n, 
 		if (at >= avail)
 			return NULL;
 		next = n->next[bytes[at++]];
-		if (next & LEAF)
+		if (next >= MAX_NODES)
 			break;
 		if (!next)
 			return NULL;
 		n = &c->nodes[next];
 	}
-	return c->records[next & ~LEAF]->t.insn.len <= avail ? c->records[next & ~LEAF] : NULL;
+	return c->records[next - MAX_NODES]->t.insn.len <= avail ? c->records[next - MAX_NODES] : NULL;
 }
 
 static bool is_skipped(const struct decoded *d, unsigned at)
@@ -146,7 +143,7 @@ static void link_record(struct decode_cache *c, struct node *n, const struct dec
 		if (slot) {
 			if (!*slot)
 				*slot = node_new(c, skip);
-			if ((*slot & LEAF) || c->nodes[*slot].skip != skip)
+			if (*slot >= MAX_NODES || c->nodes[*slot].skip != skip)
 				return;
 			n = &c->nodes[*slot];
 		}
@@ -154,7 +151,7 @@ static void link_record(struct decode_cache *c, struct node *n, const struct dec
 		slot = &n->next[bytes[at]];
 	}
 	if (!*slot)
-		*slot = LEAF | d->t.record;
+		*slot = MAX_NODES + d->t.record;
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
