@@ -127,7 +127,7 @@ struct guest_fpu {
 	bool mxcsr_live;	/* the host's MXCSR holds the guest's, mxcsr is stale; x87_sync() ends that too */
 	u16 host_x87_env[14];	/* this thread's own x87 control, status and tags while x87_live */
 	/* The translator's last x87 instruction (lower half) and the last with a memory operand: sites + 1, 0: nothing new. */
-	u64 noted, noted_fdp;
+	u64 noted, noted_fdp, noted_page;
 };
 
 #define XFEATURE_X87 BIT_ULL(0)
@@ -228,6 +228,7 @@ struct vcpu_arch {
 	u32 mode_key;			/* all state a decoded block depends on, hashed into block keys */
 	bool block_abort;		/* a store hit the page being executed: leave the block after this instruction */
 	gpa_t code_page;		/* gpa of the page being executed, or ~0 */
+	u64 block_page;			/* linear address of the page that translated code is, or was last, executed on */
 	u64 tsc_offset;			/* guest TSC = host TSC (scaled) + offset */
 	/* --- registers --- */
 	u64 cr0, cr2, cr3, cr4, efer, xcr0;

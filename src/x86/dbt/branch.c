@@ -15,6 +15,7 @@ u32 exit_new(struct trans *tr, u64 target, bool host_flags)
 
 	*x = (struct dbt_exit){
 		.target = target,
+		.relative = tr->relative,
 		.host_flags = host_flags,
 		.retired = tr->retired,
 		.ctx = tr->ctx,
@@ -29,6 +30,45 @@ void put_leave(struct trans *tr, u32 exit, bool host_flags)
 	put_jmp(tr->e, host_flags ? tr->d->exit_host : tr->d->exit_slot);
 }
 
+void put_code_address(struct trans *tr, u8 reg, u64 va)
+{
+	if (tr->relative && va == (u64)(s64)(s32)va) {
+		put_load(tr->e, reg, SLOT(FRAME_PAGE));
+		put_lea(tr->e, reg, MEM_BASE(reg, va));
+		return;
+	}
+	put_mov_imm(tr->e, reg, va);
+	if (tr->relative)
+		put_rm(tr->e, W8, 0x03, reg, SLOT(FRAME_PAGE));
+}
+
+/* A block that is left for the address in T0, which is lost: the next one may be relative. */
+static void put_page(struct trans *tr)
+{
+	if (tr->ctx < TLB_USER || tr->width != W8)
+		return;
+	put_alu_imm(tr->e, W8, 4, T0, (s32)PAGE_MASK);
+	put_store(tr->e, SLOT(FRAME_PAGE), T0);
+}
+
+/* Jump to the guest address in T0, or else to c. Flags are in the slot. */
+static void put_jump_table(struct trans *tr, struct cold *c)
+{
+	struct hmem m = MEM_GS(T1, jump_entry(tr->ctx, 0, JUMP_VA));
+	struct emit *e = tr->e;
+
+	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
+	put32(e, tr->d->jump_factor);
+	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
+	put_rr(e, W4, 0x01, T1, T1);
+	m.scale = 3;
+	put_rm(e, W8, 0x3b, T0, m);
+	put_jcc_cold(tr, CC_NE, c);
+	put_page(tr);
+	m.disp = jump_entry(tr->ctx, 0, JUMP_CODE);
+	put_rm(e, W4, 0xff, 4, m);
+}
+
 /* Through the jump table to a known address. Flags are in the slot. */
 void put_jump_known(struct trans *tr, u64 target)
 {
@@ -36,9 +76,15 @@ void put_jump_known(struct trans *tr, u64 target)
 	u64 i = jump_table_index(tr->d, target);
 
 	c->index = exit_new(tr, target, false);
-	put_mov_imm(tr->e, T0, target);
+	put_code_address(tr, T0, target);
+	if (tr->relative) {
+		put_jump_table(tr, c);
+		return;
+	}
 	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_VA)));
 	put_jcc_cold(tr, CC_NE, c);
+	if (dbt_is_relative(tr->vcpu, tr->ctx, target))
+		put_page(tr);
 	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(tr->ctx, i, JUMP_CODE)));
 }
 
@@ -147,19 +193,9 @@ void put_cold_exit_to(struct trans *tr, u64 target, bool narrow)
 static void put_jump_indirect(struct trans *tr, u32 site)
 {
 	struct cold *c = cold_new(tr, COLD_INDIRECT);
-	struct emit *e = tr->e;
-	struct hmem m = MEM_GS(T1, jump_entry(tr->ctx, 0, JUMP_VA));
 
 	c->index = site;
-	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
-	put32(e, tr->d->jump_factor);
-	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
-	put_rr(e, W4, 0x01, T1, T1);
-	m.scale = 3;
-	put_rm(e, W8, 0x3b, T0, m);
-	put_jcc_cold(tr, CC_NE, c);
-	m.disp = jump_entry(tr->ctx, 0, JUMP_CODE);
-	put_rm(e, W4, 0xff, 4, m);
+	put_jump_table(tr, c);
 }
 
 /* ---- instructions ------------------------------------------------------------------------------ */
@@ -187,13 +223,17 @@ static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c)
 {
 	u64 ret = next_rip(tr, t);
+	bool imm = !tr->relative && fits_imm(tr, ret);
 	struct hmem m;
 
 	put_stack_word(tr, t, true, &m, c);
-	if (tr->width == W8 && ret != (u64)(s64)(s32)ret)
-		put_mov_imm(tr->e, T0, ret);
+	if (!imm)
+		put_code_address(tr, T0, ret);
 	put_fault_row(tr, c);
-	store_imm(tr, m, ret);
+	if (imm)
+		store_imm(tr, m, ret);
+	else
+		put_store(tr->e, m, T0);
 	put_add_rsp(tr, -(s32)word(tr));
 }
 

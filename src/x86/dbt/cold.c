@@ -18,7 +18,7 @@ u32 site_new(struct trans *tr, const struct tinsn *t)
 
 	*s = (struct dbt_site){
 		.rip = t->rip, .imm = t->insn.imm, .disp = t->insn.disp, .record = t->record, .len = t->insn.len,
-		.ctx = tr->ctx, .retired = tr->retired,
+		.ctx = tr->ctx, .retired = tr->retired, .relative = tr->relative,
 	};
 	return tr->d->nr_sites++;
 }

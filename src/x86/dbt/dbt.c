@@ -53,7 +53,7 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 	struct insn insn;
 
 	dbt_take_x87_notes(vcpu);
-	a->rip = s->rip;
+	a->rip = dbt_absolute(vcpu, s->relative, s->rip);
 	vcpu->stat.dbt_slow_calls++;
 	dbt_site_insn(d, s, &insn);
 	if (likely(!d->abort_access))
@@ -179,7 +179,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 	page = dbt_page_get(vcpu, gpa, host, *global, r);
 	if (!page)
 		return NULL;
-	b = dbt_block_find(d, va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx, narrow);
+	b = dbt_block_find(d, dbt_is_relative(vcpu, ctx, va) ? va & ~PAGE_MASK : va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx, narrow);
 	if (likely(b && !b->head))
 		return b;
 	if (b) {
@@ -224,7 +224,7 @@ static enum exec impossible_target(struct vcpu *vcpu, const struct dbt_site *s)
 		*rsp -= 8 + (u16)insn.imm;
 	else if (insn.mnemonic == ZYDIS_MNEMONIC_CALL)
 		*rsp += 8;
-	vcpu->arch.rip = s->rip;
+	vcpu->arch.rip = dbt_absolute(vcpu, s->relative, s->rip);
 	return insn.fn(vcpu, &insn);
 }
 
@@ -292,10 +292,11 @@ static enum exec dispatch(struct vcpu *vcpu)
 				dbt_link_far(d, link - d->exits, b);
 			vcpu->stat.dbt_links++;
 		} else if ((link || indirect) && !narrow) {
-			dbt_jump_add(vcpu, ctx, b->va, b);
+			dbt_jump_add(vcpu, ctx, a->rip, b);
 			d->jump_local[ctx] |= !global;
 		}
 		vcpu->stat.dbt_entries++;
+		a->block_page = a->rip & PAGE_MASK;
 		why = unlikely(d->diff) ? diff_enter(vcpu, b) : enter(vcpu, d->mem.rx + b->slot);
 		dbt_take_x87_notes(vcpu);
 		link = NULL;
@@ -304,7 +305,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 		case DBT_DIRECT:
 			link = &d->exits[why];
 			narrow = link->narrow;
-			a->rip = link->target;
+			a->rip = dbt_absolute(vcpu, link->relative, link->target);
 			break;
 		case DBT_INDIRECT:
 			why &= BIT(28) - 1;

@@ -31,15 +31,17 @@ enum dbt_frame {
 	FRAME_X87 = 10,		/* u8: guest x87 registers are in the host's, as fpu.x87_live says */
 	FRAME_VEC = 12,		/* u8: guest vector registers are in the host's */
 	FRAME_R13 = 16,		/* guest r13, r14, r15 */
-	FRAME_FS = 40,		/* copies of the FS and GS bases */
-	FRAME_GS = 48,
-	FRAME_TMP0 = 56,
-	FRAME_TMP1 = 64,
-	FRAME_DELTA = 72,	/* host - guest addresses of a block's ranges */
+	FRAME_PAGE = 40,	/* relative blocks: the address of the page that the block is on. As if it were r16 */
+	FRAME_FS = 48,		/* copies of the FS and GS bases */
+	FRAME_GS = 56,
+	FRAME_TMP0 = 64,
+	FRAME_TMP1 = 72,
+	FRAME_DELTA = 80,	/* host - guest addresses of a block's ranges */
 	FRAME_DELTAS = 6,
-	FRAME_X87_NOTE = 120,	/* fpu.noted and noted_fdp, on their way there (x87.c) */
-	FRAME_X87_FDP = 128,
-	FRAME_SIZE = 136,	/* with the return address and six saved registers: a multiple of 16 */
+	FRAME_X87_NOTE = 128,	/* fpu.noted, noted_fdp and noted_page, on their way there (x87.c) */
+	FRAME_X87_FDP = 136,
+	FRAME_X87_PAGE = 144,
+	FRAME_SIZE = 152,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
 
@@ -52,6 +54,7 @@ struct dbt_site {
 	u8 len;
 	u8 ctx;			/* enum tlb_context it was translated for */
 	u8 retired;		/* instructions of the block, this one included */
+	bool relative;		/* rip is relative to the page's address */
 };
 
 /* A way out of a block to a known address. */
@@ -64,6 +67,7 @@ struct dbt_exit {
 	bool narrow;		/* to the translation without ranges */
 	u8 retired;		/* instructions of the block before it */
 	bool far;		/* to one of another page, if that is mapped globally */
+	bool relative;		/* target is relative to the page's address */
 	u8 ctx;
 	u32 mode_key;
 	gpa_t gpa;		/* of target, 0: any. What stands for a dropped block leads to its successor only */
@@ -71,11 +75,13 @@ struct dbt_exit {
 
 struct dbt_block {
 	struct dbt_block *page_next;	/* of the same guest page */
-	u64 va;
+	u64 va;				/* of a relative block: in its page */
+	u64 page;			/* of a relative block: where that was when it was translated. For people */
 	gpa_t gpa;
 	u32 mode_key;
 	u8 ctx;				/* enum tlb_context */
 	bool narrow;			/* accesses share no look-ups */
+	bool relative;
 	bool main_host;			/* flags are expected in the host's at `main` */
 	u16 len;			/* bytes on its page */
 	bool dead;			/* dropped */
@@ -193,6 +199,23 @@ enum dbt_call { DBT_CALL_DONE, DBT_CALL_LEAVE };
 static inline gva_t dbt_next_page(const struct vcpu *vcpu, gva_t va)
 {
 	return ((va & PAGE_MASK) + PAGE_SIZE) & ip_mask(vcpu);
+}
+/*
+ * Is the block at va relative: good for all addresses its page may be mapped at? User programs are, that are position-independent:
+ * the same program and libraries are found at other addresses each time they are loaded. Below 4 GiB are those that are
+ * not; and near the end of canonical addresses it matters to a branch where it is. Page 0 is among the relative ones
+ * so that nothing else has an address that small (dbt_block_find()).
+ */
+#define RELATIVE_MIN BIT_ULL(32)
+#define RELATIVE_MAX (BIT_ULL(47) - BIT_ULL(32))
+static inline bool dbt_is_relative(const struct vcpu *vcpu, unsigned ctx, gva_t va)
+{
+	return ctx >= TLB_USER && in_64bit_mode(vcpu) && ((va >= RELATIVE_MIN && va < RELATIVE_MAX) || va < PAGE_SIZE);
+}
+/* The address that is va on its page, or as it is. */
+static inline u64 dbt_absolute(const struct vcpu *vcpu, bool relative, u64 va)
+{
+	return relative ? vcpu->arch.block_page + va : va;
 }
 /* May an instruction at va go on on the next page? */
 static inline bool dbt_near_end(gva_t va)

@@ -309,6 +309,7 @@ static u64 flushes(const struct vcpu *vcpu)
 static void interpret(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 {
 	struct diff *x = vcpu->arch.dbt->diff;
+	const u64 begin = vcpu->arch.rip;
 	u32 want, done;
 
 	x->done = 0;
@@ -316,7 +317,7 @@ static void interpret(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 		want = min(nr - x->done, (u32)b->body);
 		x->result = interp_run_counted(vcpu, want, &done);
 		x->done += done;
-	} while (x->done < nr && x->result == EXEC_OK && done == want && vcpu->arch.rip == b->va);
+	} while (x->done < nr && x->result == EXEC_OK && done == want && vcpu->arch.rip == begin);
 }
 
 /* The interpreter's turn: want and after are filled, and nothing has happened. False: cannot be compared. */
@@ -373,7 +374,7 @@ static u32 retired(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 	if (why >> 28 != DBT_LEAVE || vcpu->arch.dbt->result == EXEC_BRANCH)
 		return b->nr_insns;
 	left = &vcpu->arch.dbt->sites[vcpu->arch.dbt->left];
-	return left->retired - (vcpu->arch.rip == left->rip);
+	return left->retired - (vcpu->arch.rip == dbt_absolute(vcpu, left->relative, left->rip));
 }
 
 /* ---- comparison --------------------------------------------------------------------------------- */
@@ -381,7 +382,7 @@ static u32 retired(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 static void complain(struct vcpu *vcpu, const struct dbt_block *b, const char *what, u64 want, u64 got)
 {
 	log_error("engines differ in the block at 0x%llx (%u instructions, %u bytes): %s is 0x%llx, not 0x%llx as "
-		  "in the interpreter", (unsigned long long)b->va, b->nr_insns, b->len, what,
+		  "in the interpreter", (unsigned long long)(b->page + b->va), b->nr_insns, b->len, what,
 		  (unsigned long long)got, (unsigned long long)want);
 }
 
@@ -533,8 +534,10 @@ static bool compare(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 /* rip is where the block has left for; struct vcpu is complete but for that. */
 static void take_rip(struct vcpu *vcpu, u32 why)
 {
+	const struct dbt_exit *x = &vcpu->arch.dbt->exits[why];
+
 	if (why >> 28 == DBT_DIRECT)
-		vcpu->arch.rip = vcpu->arch.dbt->exits[why].target;
+		vcpu->arch.rip = dbt_absolute(vcpu, x->relative, x->target);
 }
 
 u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b)

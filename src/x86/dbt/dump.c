@@ -141,16 +141,16 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 	ZydisDecoderInit(&d.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisFormatterInit(&d.formatter, ZYDIS_FORMATTER_STYLE_INTEL);
 	put(t, "block 0x%llx, guest-physical 0x%llx, context %u, vCPU %u: %u instructions, %u bytes -> %u bytes at 0x%lx + 0x%x\n",
-	    (unsigned long long)b->va, (unsigned long long)b->gpa, b->ctx, vcpu->id, nr, b->len,
+	    (unsigned long long)(b->page + b->va), (unsigned long long)b->gpa, b->ctx, vcpu->id, nr, b->len,
 	    b->code_end - begin, (unsigned long)dbt->mem.rx, begin);
 	put(t, "entries: flags saved +%05x (+%05x looks at requests), flags in the host's +%05x (+%05x)\n", b->slot,
 	    b->slot_poll, b->host, b->host_poll);
 	if (begin < b->main)
 		put_host(t, &d, dbt, begin, b->main, "");
 	for (unsigned i = 0; i < nr; i++, off %= b->len) {
-		unsigned n = disassemble(&d, bytes + off, b->len - off, b->va + off, guest, sizeof(guest));
+		unsigned n = disassemble(&d, bytes + off, b->len - off, b->page + b->va + off, guest, sizeof(guest));
 
-		snprintf(line, sizeof(line), "%llx  %s", (unsigned long long)b->va + off, guest);
+		snprintf(line, sizeof(line), "%llx  %s", (unsigned long long)(b->page + b->va + off), guest);
 		put_host(t, &d, dbt, starts[i], starts[i + 1], line);
 		off += n;
 	}

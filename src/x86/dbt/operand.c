@@ -19,8 +19,10 @@ struct ea ea_of(const struct tinsn *t)
 		.addr32 = insn->addrsize == 4, .flat32 = code32(t),
 	};
 
-	if (insn->flags & INSN_RIP_REL)
+	if (insn->flags & INSN_RIP_REL) {
 		ea.disp += t->rip + insn->len;
+		ea.base = t->relative ? PAGE_REG : NOREG;
+	}
 	return ea;
 }
 

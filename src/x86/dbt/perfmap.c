@@ -59,5 +59,5 @@ void perfmap_block(const struct dbt *d, const struct dbt_block *b)
 	if (likely(!wanted()))
 		return;
 	report_append(path, line, snprintf(line, sizeof(line), "%lx %x %s_0x%llx\n", (unsigned long)d->mem.rx + begin,
-					   b->code_end - begin, context_name(b), (unsigned long long)b->va));
+					   b->code_end - begin, context_name(b), (unsigned long long)(b->page + b->va)));
 }

@@ -3,7 +3,7 @@
  * Which memory accesses of a block share one TLB look-up.
  *
  * Accesses whose addresses differ by constants form a range: the same base, index and scale, and registers that do not
- * change meanwhile, or by constants only; the same segment; constant addresses of one page. Its first access looks all of it up,
+ * change meanwhile, or by constants only; the same segment; fixed addresses of one page. Its first access looks all of it up,
  * and leaves in a slot of the frame what the others need (operand.c).
  * PUSH, POP, CALL, RET and additions of constants move their register along, and an index scale times as far.
  *
@@ -40,8 +40,8 @@ struct access {
 
 /* ---- accesses ---------------------------------------------------------------------------------- */
 
-/* A constant address: the page, and the place in it. */
-static bool split_constant(struct access *a)
+/* An address that is fixed. */
+static bool on_one_page(const struct access *a)
 {
 	return (a->ea.disp & ~PAGE_MASK) + a->size <= PAGE_SIZE;
 }
@@ -69,8 +69,8 @@ static bool shared_access(const struct trans *tr, const struct tinsn *t, struct 
 	a->ea = ea_of(t);
 	a->size = t->mem->size / 8;
 	a->write = t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	if (ea_is_constant(&a->ea))
-		return split_constant(a);
+	if (ea_is_fixed(&a->ea))
+		return on_one_page(a);
 	return a->ea.disp > -0x10000000 && a->ea.disp < 0x10000000;
 }
 
@@ -81,12 +81,12 @@ static bool same_place(const struct ea *x, const struct ea *y)
 	if (x->base != y->base || x->index != y->index || (x->index != NOREG && x->scale != y->scale) ||
 	    (fs_gs && x->seg != y->seg))
 		return false;
-	return !ea_is_constant(x) || !((x->disp ^ y->disp) & PAGE_MASK);
+	return !ea_is_fixed(x) || !((x->disp ^ y->disp) & PAGE_MASK);
 }
 
 static bool fits(const struct range *r, s64 at, u32 size)
 {
-	return max((s64)r->hi, at + size) - min((s64)r->lo, at) <= (ea_is_constant(&r->ea) ? (s64)PAGE_SIZE : RANGE_SPAN);
+	return max((s64)r->hi, at + size) - min((s64)r->lo, at) <= (ea_is_fixed(&r->ea) ? (s64)PAGE_SIZE : RANGE_SPAN);
 }
 
 static void join(struct range *r, struct tinsn *t, const struct access *a, s64 at, unsigned i)

@@ -2,14 +2,15 @@
 /* The stack instructions that have emitters: PUSH, POP, LEAVE, PUSHF. */
 #include "x86/dbt/translate.h"
 
+bool fits_imm(const struct trans *tr, u64 v)
+{
+	return tr->width == W4 || v == (u64)(s64)(s32)v;
+}
+
 void store_imm(struct trans *tr, struct hmem m, u64 v)
 {
-	if (tr->width == W4 || v == (u64)(s64)(s32)v) {
-		put_rm(tr->e, tr->width, 0xc7, 0, m);
-		put32(tr->e, v);
-	} else {
-		put_store(tr->e, m, T0);
-	}
+	put_rm(tr->e, tr->width, 0xc7, 0, m);
+	put32(tr->e, v);
 }
 
 /* Push the value in FRAME_TMP0, a register or a constant. */

@@ -141,6 +141,8 @@ static void put_x87_notes(struct emit *e, s32 off)
 	put_store(e, MEM_BASE(T1, VCPU(fpu.noted)), RAX);
 	put_load(e, RAX, SLOT(off + FRAME_X87_FDP));
 	put_store(e, MEM_BASE(T1, VCPU(fpu.noted_fdp)), RAX);
+	put_load(e, RAX, SLOT(off + FRAME_X87_PAGE));
+	put_store(e, MEM_BASE(T1, VCPU(fpu.noted_page)), RAX);
 	put_rm(e, W8, 0xc7, 0, SLOT(off + FRAME_X87_NOTE));
 	put32(e, 0);
 	patch_rel32(e, skip, e->at);
@@ -156,6 +158,8 @@ static void put_spill(struct emit *e, s32 off)
 		put_load(e, RAX, SLOT(off + FRAME_R13 + 8 * i));
 		put_store(e, MEM_BASE(T1, VCPU_REG(R13 + i)), RAX);
 	}
+	put_load(e, RAX, SLOT(off + FRAME_PAGE));
+	put_store(e, MEM_BASE(T1, VCPU(block_page)), RAX);
 	/* rflags = rflags & ~OSZAPC | AH & 0xd5 | AL << 11 */
 	put_rm(e, W4, OPC_0F | 0xb6, RAX, SLOT(off + FRAME_FLAGS + 1));
 	put_rm(e, W4, OPC_0F | 0xb6, RCX, SLOT(off + FRAME_FLAGS));
@@ -210,6 +214,8 @@ static void emit_enter(struct dbt *d)
 	put32(e, 0);
 	put_rm(e, W8, 0xc7, 0, SLOT(FRAME_X87_NOTE));
 	put32(e, 0);
+	put_load(e, RAX, MEM_BASE(T1, VCPU(block_page)));
+	put_store(e, SLOT(FRAME_PAGE), RAX);
 	put_reload(e, 0);
 	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
 }

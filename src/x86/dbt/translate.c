@@ -108,6 +108,14 @@ static bool leads_nowhere(const struct trans *tr, const struct tinsn *t)
 	}
 }
 
+/* An operand whose distance from the page no address can have: its displacement is from the instruction. */
+static bool is_too_far(const struct tinsn *t)
+{
+	s64 disp = (s64)t->insn.disp + (s64)t->rip + t->insn.len;
+
+	return t->relative && (t->insn.flags & INSN_RIP_REL) && disp != (s32)disp;
+}
+
 /* The instruction at bytes, which are at rip. False: not all of it is there. */
 static bool decode_one(struct trans *tr, struct tinsn *t, u64 rip, const u8 *bytes, unsigned avail)
 {
@@ -117,7 +125,8 @@ static bool decode_one(struct trans *tr, struct tinsn *t, u64 rip, const u8 *byt
 		return false;
 	decoded_copy(d, bytes, t);
 	t->rip = rip;
-	if (unlikely(leads_nowhere(tr, t)))
+	t->relative = tr->relative;
+	if (unlikely(leads_nowhere(tr, t) || is_too_far(t)))
 		make_handler(t);
 	t->end |= t->kind >= K_JCC && !goes_on_after(tr, t);
 	return true;
@@ -364,10 +373,12 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 				bool narrow)
 {
 	struct dbt *d = vcpu->arch.dbt;
+	const bool relative = dbt_is_relative(vcpu, ctx, va);
 	struct trans tr = {
 		.vcpu = vcpu, .d = d, .e = &d->emit,
 		.insns = d->scratch->insns, .cold = d->scratch->cold, .ranges = d->scratch->ranges,
-		.ctx = ctx, .va = va, .width = in_64bit_mode(vcpu) ? W8 : W4, .narrow = narrow, .t1_range = -1,
+		.ctx = ctx, .va = relative ? va & ~PAGE_MASK : va, .relative = relative,
+		.width = in_64bit_mode(vcpu) ? W8 : W4, .narrow = narrow, .t1_range = -1,
 	};
 	const u32 begin = (d->emit.at + 15) & ~15u;
 	const struct tinsn *last;
@@ -385,12 +396,14 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	last = &tr.insns[tr.nr - 1];
 	b = dbt_arena_alloc(d, sizeof(*b));
 	*b = (struct dbt_block){
-		.va = va,
+		.va = tr.va,
+		.page = va - tr.va,
+		.relative = relative,
 		.gpa = page->gpa | (va & ~PAGE_MASK),
 		.mode_key = vcpu->arch.mode_key,
 		.ctx = ctx,
 		.narrow = narrow,
-		.len = tr.head ? tr.head : last->rip + last->insn.len - va,
+		.len = tr.head ? tr.head : last->rip + last->insn.len - tr.va,
 		.head = tr.head,
 		.tail_gpa = tail ? tail->gpa : 0,
 	};
@@ -405,7 +418,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	if (unlikely(d->diff))
 		diff_note_block(vcpu, b, page->bytes + (va & ~PAGE_MASK), tr.nr);
 	perfmap_block(d, b);
-	dbt_block_add(d, page, b, tail, tail ? last->rip + last->insn.len - dbt_next_page(vcpu, va) : 0);
+	dbt_block_add(d, page, b, tail, tail ? last->rip + last->insn.len - dbt_next_page(vcpu, tr.va) : 0);
 	vcpu->stat.dbt_blocks++;
 	return b;
 }

@@ -22,6 +22,7 @@ struct tinsn {
 	enum kind kind;
 	bool end;			/* of the block */
 	bool code32, vec, may_fault;
+	bool relative;			/* rip is in the page */
 	bool excluded;			/* from comparison with the interpreter (diff.c) */
 	bool x87, x87_pointers;		/* needs x87 or MMX registers; changes the pointers to instruction and operand */
 	u8 homed[3], nr_homed;		/* guest r13-r15 that are operands (not address) */
@@ -37,6 +38,10 @@ struct tinsn {
 	bool in_range;			/* one begins here or before, and lasts: no way back from the handler */
 };
 
+/* The address of the page that a relative block is on, as if it were a register of the guest's. */
+#define PAGE_REG 16
+static_assert(FRAME_PAGE == FRAME_R13 + 8 * (PAGE_REG - R13), "found as r13 to r15 are");
+
 /* An address: guest registers, constant, base of a segment. */
 struct ea {
 	u8 base, index, scale;
@@ -49,6 +54,12 @@ struct ea {
 static inline bool ea_is_constant(const struct ea *ea)
 {
 	return ea->seg < SEG_FS && !ea->addr32 && ea->base == NOREG && ea->index == NOREG;
+}
+
+/* A constant, but for where the page is: it is known what is on one page with it. */
+static inline bool ea_is_fixed(const struct ea *ea)
+{
+	return ea->seg < SEG_FS && !ea->addr32 && (ea->base == NOREG || ea->base == PAGE_REG) && ea->index == NOREG;
 }
 
 /* Accesses that share one TLB look-up (ranges.c). */
@@ -98,7 +109,8 @@ struct trans {
 	struct cold *cold;
 	unsigned nr, nr_cold, branches;
 	unsigned ctx;
-	u64 va;			/* of the block */
+	u64 va;			/* of the block: if it is relative, in its page. So are all others derived from it */
+	bool relative;
 	bool host, slot;	/* where live flags are */
 	bool vec_live, x87_live;
 	struct x87_note note;
@@ -168,6 +180,8 @@ void put_cold(struct trans *tr, struct cold *c);
 /* branch.c */
 u32 exit_new(struct trans *tr, u64 target, bool host_flags);
 void put_leave(struct trans *tr, u32 exit, bool host_flags);
+/* reg = the guest's address of code at va. Flags of the host's are lost if that is far away. */
+void put_code_address(struct trans *tr, u8 reg, u64 va);
 void put_jump_known(struct trans *tr, u64 target);
 void put_exit(struct trans *tr, u64 target);
 void put_cold_exit(struct trans *tr, struct cold *c);
@@ -189,6 +203,8 @@ void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, str
 u8 put_stack_word(struct trans *tr, struct tinsn *t, bool push, struct hmem *m, struct cold *c);
 
 /* stack.c */
+/* A word of the stack that one instruction can store: these are sign-extended. */
+bool fits_imm(const struct trans *tr, u64 v);
 void store_imm(struct trans *tr, struct hmem m, u64 v);
 void emit_push(struct trans *tr, struct tinsn *t);
 void emit_pop(struct trans *tr, struct tinsn *t);

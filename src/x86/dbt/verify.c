@@ -179,7 +179,7 @@ bool dbt_verify_new(struct vcpu *vcpu, const struct dbt_block *b, u32 begin)
 	vcpu->stat.dbt_verified++;
 	if (likely(dbt_verify(vcpu, d, b, begin, &why)))
 		return true;
-	log_error("translation of 0x%llx refused at byte %u of %u: %s", (unsigned long long)b->va,
+	log_error("translation of 0x%llx refused at byte %u of %u: %s", (unsigned long long)(b->page + b->va),
 		  d->verifier->pc - begin, b->code_end - begin, why);
 	dump(d->verifier);
 	vm_bug(vcpu->vm, "unsafe translation", __FILE__, __LINE__);

@@ -69,6 +69,8 @@ struct expression {
 };
 #define EXPRESSIONS_MAX 1024
 #define EXPRESSION BIT(31)
+/* What is in FRAME_PAGE. */
+#define PAGE_NAME BIT(30)
 
 struct dbt_verifier {
 	ZydisDecoder decoder, decoder32;

@@ -154,6 +154,7 @@ void state_forget(struct state *s)
 	for (unsigned i = 0; i < NR_SLOTS; i++)
 		s->slot[i] = any;
 	s->slot[FRAME_VCPU / 8] = (struct value){ .kind = VCPU };
+	s->slot[FRAME_PAGE / 8] = sym(PAGE_NAME); /* as long as one stays in the block */
 	s->nr_facts = 0;
 	s->x87 = false;
 	s->flags = FLAGS_NONE;

@@ -30,7 +30,7 @@ void dbt_make_x87_pointers(struct vcpu *vcpu)
 	}
 	if (last) {
 		dbt_site_insn(a->dbt, &a->dbt->sites[last - 1], &insn);
-		a->fpu.fip = a->dbt->sites[last - 1].rip;
+		a->fpu.fip = a->dbt->sites[last - 1].rip + a->fpu.noted_page;
 		a->fpu.fcs = a->seg[SEG_CS].selector;
 		a->fpu.fop = insn.imm2;
 	}
@@ -106,6 +106,13 @@ void put_x87_note(struct trans *tr, const struct x87_note *note)
 		return;
 	put_rm(e, W4, 0xc7, 0, SLOT(FRAME_X87_NOTE));
 	put32(e, note->insn);
+	if (tr->relative) {
+		put_load(e, T0, SLOT(FRAME_PAGE));
+		put_store(e, SLOT(FRAME_X87_PAGE), T0);
+	} else {
+		put_rm(e, W8, 0xc7, 0, SLOT(FRAME_X87_PAGE));
+		put32(e, 0);
+	}
 	if (!note->with_operand)
 		return;
 	put_rm(e, W4, 0xc7, 0, SLOT(FRAME_X87_NOTE + 4));
