@@ -85,8 +85,8 @@ u64 host_mm_id(void);
 
 /* ---- large memory: host/lazy.c ---------------------------------------------------- */
 
-/* Zeroed; taken where it is touched, in large pages from huge_from on (0: never). NULL: none. */
-void *host_map_lazy(size_t size, size_t huge_from);
+/* Zeroed; taken where it is touched. NULL: none. */
+void *host_map_lazy(size_t size);
 void host_unmap_lazy(void *p, size_t size);
 
 /* ---- code memory: host/codemem.c ------------------------------------------------ */

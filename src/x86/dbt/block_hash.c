@@ -36,7 +36,7 @@ int dbt_hash_create(struct dbt *d)
 	/* A block takes more than this of code, as a rule. */
 	while (size < d->mem.size / 128)
 		size *= 2;
-	d->hash = host_map_lazy(size * sizeof(*d->hash), 0);
+	d->hash = host_map_lazy(size * sizeof(*d->hash));
 	d->hash_mask = size - 1;
 	return d->hash ? 0 : -1;
 }

@@ -169,20 +169,14 @@ void put_cold_exit(struct trans *tr, struct cold *c)
 	put_leave(tr, c->index, false);
 }
 
-/* To an instruction in the middle of this block, flags in the slot. */
-void put_cold_exit_to(struct trans *tr, u64 target, bool narrow)
+/* To an instruction of this block in the translation without ranges, flags in the slot. */
+void put_narrow_exit(struct trans *tr, u64 target)
 {
-	bool same = !((tr->va ^ target) & PAGE_MASK);
-	u32 i;
+	u32 i = exit_new(tr, target, false);
 
-	if (!same && !narrow) {
-		put_jump_known(tr, target);
-		return;
-	}
-	i = exit_new(tr, target, false);
-	tr->d->exits[i].narrow = narrow;
+	tr->d->exits[i].narrow = true;
 	/* What turns out to go on on the next page is not linked (dispatch()). */
-	if (same) {
+	if (!((tr->va ^ target) & PAGE_MASK)) {
 		put_jmp(tr->e, tr->e->at + 5);
 		exit_set_link(tr, i, false);
 	}

@@ -81,16 +81,16 @@ static void set_limits(struct dbt *d, size_t code)
 int dbt_create(struct vcpu *vcpu)
 {
 	const size_t cache = (size_t)knob(KNOB_DBT_CACHE) << 10;
-	struct dbt *d = host_map_lazy(sizeof(*d), 0);
+	struct dbt *d = host_map_lazy(sizeof(*d));
 
 	if (!d)
 		return -ENOMEM;
 	set_limits(d, max(cache, DBT_RECORDS_FOR));
-	d->sites = host_map_lazy(d->max_sites * sizeof(*d->sites), HUGE_FROM);
-	d->exits = host_map_lazy(d->max_exits * sizeof(*d->exits), HUGE_FROM);
-	d->faults = host_map_lazy(d->max_faults * sizeof(*d->faults), HUGE_FROM);
-	d->far_links = host_map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links), HUGE_FROM);
-	d->arena = host_map_lazy(d->arena_size, HUGE_FROM);
+	d->sites = host_map_lazy(d->max_sites * sizeof(*d->sites));
+	d->exits = host_map_lazy(d->max_exits * sizeof(*d->exits));
+	d->faults = host_map_lazy(d->max_faults * sizeof(*d->faults));
+	d->far_links = host_map_lazy(DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
+	d->arena = host_map_lazy(d->arena_size);
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
 	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->pages ||
 	    dbt_scratch_create(d) || decode_cache_create(d) || codemem_init(&d->mem, cache) || dbt_hash_create(d) ||

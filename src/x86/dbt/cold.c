@@ -70,11 +70,10 @@ static void put_cold_range(struct trans *tr, struct cold *c)
 	put_jcc(e, CC_NE, 0);
 	crosses = e->at - 4;
 	put_mov_imm(e, T0, c->index);
-	put_call(e, tr->d->slow);
-	put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+	put_jmp(e, tr->d->slow_on);
 	patch_rel32(e, crosses, e->at);
 	tr->retired = c->retired - 1;
-	put_cold_exit_to(tr, c->insn->rip, true);
+	put_narrow_exit(tr, c->insn->rip);
 }
 
 void put_cold(struct trans *tr, struct cold *c)
@@ -95,11 +94,11 @@ void put_cold(struct trans *tr, struct cold *c)
 			break;
 		put_x87_note(tr, &c->note);
 		put_mov_imm(e, T0, c->index);
-		put_call(e, tr->d->slow);
 		if (c->insn) {
-			put_cold_exit_to(tr, next_rip(tr, c->insn), false);
+			put_jmp(e, tr->d->slow_on);
 			break;
 		}
+		put_call(e, tr->d->slow);
 		if (c->x87)
 			put_call(e, tr->d->load_x87);
 		if (c->host_flags)

@@ -78,17 +78,28 @@ u32 dbt_call_insn(struct vcpu *vcpu, u32 site)
 	return DBT_CALL_LEAVE;
 }
 
-/* The same where there is no way back. */
-void dbt_call_insn_leave(struct vcpu *vcpu, u32 site)
+/* There is no way back into a range: the jump table knows the block after the instruction, or the dispatcher finds it. */
+const void *dbt_call_insn_on(struct vcpu *vcpu, u32 site)
 {
-	struct dbt *d = vcpu->arch.dbt;
-	u8 len = d->sites[site].len;
+	struct vcpu_arch *a = &vcpu->arch;
+	struct dbt *d = a->dbt;
+	const u8 len = d->sites[site].len, ctx = d->sites[site].ctx;
+	const struct jump_entry_host *next;
 
 	if (dbt_call_insn(vcpu, site) == DBT_CALL_LEAVE)
-		return;
-	vcpu->arch.rip = (vcpu->arch.rip + len) & ip_mask(vcpu);
+		return NULL;
+	a->rip = (a->rip + len) & ip_mask(vcpu);
+	a->block_page = a->rip & PAGE_MASK;
 	d->result = EXEC_OK;
 	d->left = site;
+	next = &a->mmu->jumps[ctx].at[jump_table_index(d, a->rip)];
+	return next->va == a->rip ? next->code : NULL;
+}
+
+/* For instructions that fault, so rarely that they are always left. */
+void dbt_call_insn_leave(struct vcpu *vcpu, u32 site)
+{
+	(void)dbt_call_insn_on(vcpu, site);
 }
 
 /* ---- look-up ---------------------------------------------------------------------------------- */
@@ -318,6 +329,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 				return d->result;
 			if (d->result == EXEC_END && !may_go_on(vcpu))
 				return EXEC_END;
+			indirect = d->result == EXEC_OK;
 			break;
 		}
 	}

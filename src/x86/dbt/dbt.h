@@ -140,7 +140,6 @@ struct dbt_fault_row {
 #define DBT_RECORDS_FOR (32ul << 20)
 #define DBT_MAX_FAR_LINKS (256u << 10)
 #define DBT_PAGE_HASH_SIZE 4096u
-#define HUGE_FROM (1ul << 20)	/* of what large programs fill: large pages, beyond this */
 #define DBT_BLOCK_INSNS 64
 #define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation */
 
@@ -178,7 +177,7 @@ struct dbt {
 #define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
 	u32 rep[DBT_REP_CTXS][4][2];	/* REP STOS, MOVS by log2 of the element's size */
 	u32 common_faults;	/* rows of these */
-	u32 enter, slow, slow_leave, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
+	u32 enter, slow, slow_on, slow_leave, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
 	struct decode_cache *decode_cache; /* decoded.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
@@ -254,6 +253,8 @@ u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstructio
 bool dbt_is_rep_stub(const struct dbt *d, u32 at);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
+/* The same, and on with another block, which begins after it. NULL: leave. */
+const void *dbt_call_insn_on(struct vcpu *vcpu, u32 site);
 void dbt_call_insn_leave(struct vcpu *vcpu, u32 site);
 
 /* x87.c: called by translated code: the guest's x87 registers into the host's. */

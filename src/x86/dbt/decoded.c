@@ -45,7 +45,7 @@ struct decode_cache {
 
 int decode_cache_create(struct dbt *d)
 {
-	d->decode_cache = host_map_lazy(sizeof(*d->decode_cache), HUGE_FROM);
+	d->decode_cache = host_map_lazy(sizeof(*d->decode_cache));
 	return d->decode_cache ? 0 : -1;
 }
 

@@ -196,6 +196,13 @@ static void put_reload(struct emit *e, s32 off)
 		put_load(e, live[i][1], MEM_BASE(T1, VCPU_REG(live[i][0])));
 }
 
+/* FRAME_PAGE as C has set it. T1 = vcpu. */
+static void put_load_page(struct emit *e)
+{
+	put_load(e, RAX, MEM_BASE(T1, VCPU(block_page)));
+	put_store(e, SLOT(FRAME_PAGE), RAX);
+}
+
 static const u8 saved[] = { RBX, RBP, R12, R13, R14, R15 };
 
 /* u32 enter(struct vcpu *vcpu, const void *code) */
@@ -214,8 +221,7 @@ static void emit_enter(struct dbt *d)
 	put32(e, 0);
 	put_rm(e, W8, 0xc7, 0, SLOT(FRAME_X87_NOTE));
 	put32(e, 0);
-	put_load(e, RAX, MEM_BASE(T1, VCPU(block_page)));
-	put_store(e, SLOT(FRAME_PAGE), RAX);
+	put_load_page(e);
 	put_reload(e, 0);
 	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
 }
@@ -281,6 +287,31 @@ static void emit_slow(struct dbt *d)
 	put_leave(e);
 }
 
+/* T0 = site index. As above, but goes on with the block that C names. */
+static void emit_slow_on(struct dbt *d)
+{
+	struct emit *e = &d->emit;
+	u32 leave;
+
+	d->slow_on = e->at;
+	put_spill(e, 0);
+	put_mov(e, RDI, T1);
+	put_rr(e, W4, 0x89, T0, RSI);
+	put_mov_imm(e, RAX, (u64)dbt_call_insn_on);
+	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_rr(e, W8, 0x85, RAX, RAX);
+	put_jcc(e, CC_E, 0);
+	leave = e->at - 4;
+	put_store(e, SLOT(FRAME_TMP0), RAX);
+	put_vectors_if_live(e, false, 0);
+	put_load_page(e);
+	put_reload(e, 0);
+	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
+	patch_rel32(e, leave, e->at);
+	put_mov_imm(e, RAX, (u64)DBT_LEAVE << 28);
+	put_leave(e);
+}
+
 /* Where fault rows without code of their own lead to: T0 = site index. */
 static void emit_slow_leave(struct dbt *d)
 {
@@ -338,6 +369,7 @@ void dbt_emit_common(struct dbt *d)
 	emit_enter(d);
 	emit_exits(d);
 	emit_slow(d);
+	emit_slow_on(d);
 	emit_slow_leave(d);
 	emit_load_vec(d);
 	emit_load_x87(d);

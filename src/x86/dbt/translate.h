@@ -185,7 +185,7 @@ void put_code_address(struct trans *tr, u8 reg, u64 va);
 void put_jump_known(struct trans *tr, u64 target);
 void put_exit(struct trans *tr, u64 target);
 void put_cold_exit(struct trans *tr, struct cold *c);
-void put_cold_exit_to(struct trans *tr, u64 target, bool narrow);
+void put_narrow_exit(struct trans *tr, u64 target);
 void emit_jump(struct trans *tr, struct tinsn *t);
 void emit_ret(struct trans *tr, struct tinsn *t);
 void emit_count_branch(struct trans *tr, struct tinsn *t);

@@ -159,7 +159,7 @@ static bool jump(struct dbt_verifier *v, u32 target)
 		return false;
 	if (target == d->exit_slot || target == d->exit_host)
 		return index_ok(v, d->nr_exits);
-	if (target == d->exit_indirect)
+	if (target == d->exit_indirect || target == d->slow_on)
 		return index_ok(v, d->nr_sites);
 	return is_entry(v, target) || refuse(v, "jump to something unknown");
 }

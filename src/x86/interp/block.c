@@ -29,7 +29,7 @@
 int block_cache_init(struct block_cache *cache)
 {
 	cache->hash = calloc(BLOCK_HASH_SIZE, sizeof(*cache->hash));
-	cache->arena = host_map_lazy(BLOCK_ARENA_SIZE, 0);
+	cache->arena = host_map_lazy(BLOCK_ARENA_SIZE);
 	if (!cache->hash || !cache->arena) {
 		block_cache_destroy(cache);
 		return -ENOMEM;

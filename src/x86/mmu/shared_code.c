@@ -42,7 +42,7 @@ bool mmu_shared_code_create(struct vm *vm)
 
 	if (atomic_load(&vm->arch.shared_code))
 		return true;
-	sc = host_map_lazy(sizeof(*sc), 0);
+	sc = host_map_lazy(sizeof(*sc));
 	if (!sc)
 		return false;
 	if (!atomic_compare_exchange_strong(&vm->arch.shared_code, &none, sc))

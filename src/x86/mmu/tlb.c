@@ -98,7 +98,7 @@ static void count_drops(struct mmu *mmu, u8 kinds)
 
 int mmu_create(struct vcpu *vcpu)
 {
-	struct mmu *mmu = host_map_lazy(sizeof(*mmu), 0);
+	struct mmu *mmu = host_map_lazy(sizeof(*mmu));
 
 	if (!mmu)
 		return -ENOMEM;
