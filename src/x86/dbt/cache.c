@@ -29,7 +29,6 @@
 #include "x86/interp/interp.h"
 #include "x86/knobs.h"
 
-/* Large programs fill the tables, and walk all over them; small ones need not pay for large pages. */
 /* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
 static u64 jump_empty(u32 i)
 {
@@ -58,7 +57,6 @@ static void dbt_free(struct dbt *d)
 	host_unmap_lazy(d->faults, d->max_faults * sizeof(*d->faults));
 	host_unmap_lazy(d->far_links, DBT_MAX_FAR_LINKS * sizeof(*d->far_links));
 	host_unmap_lazy(d->arena, d->arena_size);
-	dbt_hash_destroy(d);
 	free(d->pages);
 	free(d->scratch);
 	decode_cache_destroy(d);
@@ -93,7 +91,7 @@ int dbt_create(struct vcpu *vcpu)
 	d->arena = host_map_lazy(d->arena_size);
 	d->pages = calloc(DBT_PAGE_HASH_SIZE, sizeof(*d->pages));
 	if (!d->sites || !d->exits || !d->faults || !d->far_links || !d->arena || !d->pages ||
-	    dbt_scratch_create(d) || decode_cache_create(d) || codemem_init(&d->mem, cache) || dbt_hash_create(d) ||
+	    dbt_scratch_create(d) || decode_cache_create(d) || codemem_init(&d->mem, cache) ||
 	    (diff_wanted() && diff_create(vcpu, d))) {
 		dbt_free(d);
 		return -ENOMEM;
@@ -135,7 +133,6 @@ void dbt_flush_all(struct vcpu *vcpu)
 		jump_rehash(d);
 		d->jump_evictions_max *= d->jump_evictions_max < BIT(30) ? 2 : 1;
 	}
-	dbt_hash_reset(d);
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
@@ -152,7 +149,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 
 bool dbt_has_room(const struct dbt *d)
 {
-	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && dbt_hash_has_room(d) && decode_cache_has_room(d) &&
+	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && decode_cache_has_room(d) &&
 	       d->jump_evictions < d->jump_evictions_max &&
 	       d->nr_sites + 4 * DBT_BLOCK_INSNS <= d->max_sites &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= d->max_exits &&
@@ -184,13 +181,28 @@ static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
 
 /* ---- blocks ---------------------------------------------------------------------- */
 
+static struct dbt_block **bucket_of(struct dbt_page *page, u64 va)
+{
+	return &page->buckets[(va ^ va >> 6) % DBT_PAGE_BUCKETS];
+}
+
+struct dbt_block *dbt_block_find(const struct dbt_page *page, u64 va, u32 mode_key, unsigned ctx, bool narrow)
+{
+	struct dbt_block *b = *bucket_of((struct dbt_page *)page, va & ~PAGE_MASK);
+
+	while (b && !(b->va == va && b->mode_key == mode_key && b->ctx == ctx && b->narrow == narrow))
+		b = b->next;
+	return b;
+}
+
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len)
 {
+	struct dbt_block **bucket = bucket_of(page, b->va & ~PAGE_MASK);
 	struct dbt_tail *t;
 
-	dbt_hash_add(d, b);
-	b->page_next = page->blocks;
-	page->blocks = b;
+	b->next = *bucket;
+	*bucket = b;
+	page->nr_blocks++;
 	if (likely(!tail))
 		return;
 	t = dbt_arena_alloc(d, sizeof(*t));
@@ -217,7 +229,6 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	struct emit e = d->emit;
 
 	b->dead = true;
-	dbt_hash_remove(d, b);
 	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
 		d->exits[i].linkable = d->exits[i].far = false;
@@ -235,12 +246,13 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 
 static void block_unlist(struct dbt *d, const struct dbt_block *b)
 {
-	struct dbt_block **link = &page_find_any(d, b->gpa & PAGE_MASK)->blocks;
+	struct dbt_page *page = page_find_any(d, b->gpa & PAGE_MASK);
+	struct dbt_block **link = bucket_of(page, b->va & ~PAGE_MASK);
 
-	while (*link && *link != b)
-		link = &(*link)->page_next;
-	if (*link)
-		*link = b->page_next;
+	while (*link != b)
+		link = &(*link)->next;
+	*link = b->next;
+	page->nr_blocks--;
 }
 
 /* As page_invalidate(), of the blocks that begin on the page before. */
@@ -266,22 +278,22 @@ static bool tails_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start
 /* All blocks of page that have bytes in [start, end) and, with only set, no longer equal those at host. */
 static bool page_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start, u64 end, const u8 *only)
 {
-	struct dbt_block **link = &page->blocks, *b;
-	bool any = false;
+	u32 was = page->nr_blocks;
 
-	while ((b = *link)) {
-		u64 off = b->gpa & ~PAGE_MASK;
+	for (unsigned i = 0; i < DBT_PAGE_BUCKETS && page->nr_blocks; i++) {
+		struct dbt_block *b, *next;
 
-		if (off < end && off + b->len > start &&
-		    (!only || host_compare(page->bytes + off, only + off, b->len))) {
-			*link = b->page_next;
+		for (b = page->buckets[i]; b; b = next) {
+			u64 off = b->gpa & ~PAGE_MASK;
+
+			next = b->next;
+			if (off >= end || off + b->len <= start || (only && !host_compare(page->bytes + off, only + off, b->len)))
+				continue;
+			block_unlist(vcpu->arch.dbt, b);
 			block_invalidate(vcpu, b);
-			any = true;
-		} else {
-			link = &b->page_next;
 		}
 	}
-	return tails_invalidate(vcpu, page, start, only) || any;
+	return tails_invalidate(vcpu, page, start, only) || page->nr_blocks != was;
 }
 
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa)
@@ -335,7 +347,8 @@ static struct dbt_page *page_create(struct dbt *d, gpa_t gpa)
 {
 	struct dbt_page *page = dbt_arena_alloc(d, sizeof(*page)), **slot = page_slot(d, gpa);
 
-	page->blocks = NULL;
+	memset(page->buckets, 0, sizeof(page->buckets));
+	page->nr_blocks = 0;
 	page->tails = NULL;
 	page->gpa = gpa;
 	page->marked = false;
@@ -391,7 +404,7 @@ static bool take_code_store(struct vcpu *vcpu, const struct code_store *st)
 		return false;
 	any = page_invalidate(vcpu, page, off, off + st->len, NULL);
 	/* Data by now: no more trouble with each store. */
-	if ((!page->blocks && !page->tails) || ++page->stores > PAGE_STORES_MAX) {
+	if ((!page->nr_blocks && !page->tails) || ++page->stores > PAGE_STORES_MAX) {
 		any |= page_invalidate(vcpu, page, 0, PAGE_SIZE, NULL);
 		page->marked = false;
 		mmu_unmark_code_page(vcpu, page->gpa, CODE_DBT);

@@ -190,7 +190,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 	page = dbt_page_get(vcpu, gpa, host, *global, r);
 	if (!page)
 		return NULL;
-	b = dbt_block_find(d, dbt_is_relative(vcpu, ctx, va) ? va & ~PAGE_MASK : va, gpa | (va & ~PAGE_MASK), vcpu->arch.mode_key, ctx, narrow);
+	b = dbt_block_find(page, dbt_is_relative(vcpu, ctx, va) ? va & ~PAGE_MASK : va, vcpu->arch.mode_key, ctx, narrow);
 	if (likely(b && !b->head))
 		return b;
 	if (b) {

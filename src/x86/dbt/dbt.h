@@ -74,7 +74,7 @@ struct dbt_exit {
 };
 
 struct dbt_block {
-	struct dbt_block *page_next;	/* of the same guest page */
+	struct dbt_block *next;		/* of the same bucket */
 	u64 va;				/* of a relative block: in its page */
 	u64 page;			/* of a relative block: where that was when it was translated. For people */
 	gpa_t gpa;
@@ -111,13 +111,18 @@ struct dbt_tail {
 	u16 len;
 };
 
-/* A guest page with translations. */
+/*
+ * A guest page with translations. Who looks for a block has its page by then, and what is executed together is on few pages: a
+ * table for all of them would miss the host's caches each time.
+ */
+#define DBT_PAGE_BUCKETS 64u
 struct dbt_page {
 	struct dbt_page *next;
 	gpa_t gpa;
 	u32 verified, verified_global;	/* generations in which bytes was last found equal to memory */
-	struct dbt_block *blocks;	/* that begin here */
+	u32 nr_blocks;			/* that begin here */
 	struct dbt_tail *tails;		/* of those that only end here */
+	struct dbt_block *buckets[DBT_PAGE_BUCKETS]; /* the former, by where they begin */
 	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
 	u16 stores;			/* noticed since it was marked */
 	_Alignas(16) u8 bytes[PAGE_SIZE];
@@ -154,10 +159,6 @@ struct dbt {
 	u32 max_sites, max_exits, max_faults;
 	u32 *far_links;		/* exits */
 	u32 nr_far_links;
-	struct dbt_hash_entry {
-		u32 tag, place;
-	} *hash;			/* block_hash.c */
-	u32 hash_mask, hash_used;
 	struct dbt_page **pages;
 	u8 *arena;
 	size_t arena_used, arena_size;
@@ -268,20 +269,13 @@ static inline void dbt_take_x87_notes(struct vcpu *vcpu)
 		dbt_make_x87_pointers(vcpu);
 }
 
-/* block_hash.c */
-int dbt_hash_create(struct dbt *d);	/* mem is there */
-void dbt_hash_destroy(struct dbt *d);
-void dbt_hash_reset(struct dbt *d);
-bool dbt_hash_has_room(const struct dbt *d);
-struct dbt_block *dbt_block_find(struct dbt *d, u64 va, gpa_t gpa, u32 mode_key, unsigned ctx, bool narrow);
-void dbt_hash_add(struct dbt *d, const struct dbt_block *b);
-void dbt_hash_remove(struct dbt *d, const struct dbt_block *b);
-
 /* cache.c */
 int dbt_create(struct vcpu *vcpu);
 void dbt_flush_all(struct vcpu *vcpu);
 bool dbt_has_room(const struct dbt *d);
 void *dbt_arena_alloc(struct dbt *d, size_t size);
+/* The block at va, which is as struct dbt_block has it. */
+struct dbt_block *dbt_block_find(const struct dbt_page *page, u64 va, u32 mode_key, unsigned ctx, bool narrow);
 /* tail: the page it ends on, if that is another; tail_len: bytes there. */
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len);
 /* NULL also if there are no translations. */
