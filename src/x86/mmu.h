@@ -23,6 +23,21 @@
 
 #define TLB_ENTRIES 4096
 #define TLB_INVALID (~0ull >> 1)	/* tag + va is never a small number for a canonical va */
+#define TLB_EVICTED (TLB_INVALID - 1)	/* as well; but the index is in used[] */
+
+/*
+ * The second level: what was filled, by another index, so that pages that are in each other's way in the first level are not in
+ * the second. Translated code moves them back by itself (dbt/refill.c); C just walks.
+ */
+#define TLB_SECOND 8192
+struct tlb_second {
+	u64 key;		/* page address + generation */
+	u64 read;
+	u64 write;		/* tag + mmu.write_generation */
+	s64 delta;
+};
+#define TLB_GENERATION_GLOBAL 0x800u
+#define TLB_GENERATIONS 0x800u
 
 struct tlb {
 	u64 read[TLB_ENTRIES];
@@ -39,6 +54,9 @@ struct tlb {
 	 */
 #define TLB_FETCHED_LOCAL 16384u	/* bits */
 #define TLB_FETCHED_GLOBAL 131072u
+	struct tlb_second second[TLB_SECOND];
+	bool second_used;
+	u64 generation[2];		/* of live entries there: 1 to 0x7ff; global ones: the same + TLB_GENERATION_GLOBAL */
 	u64 fetched_local[TLB_FETCHED_LOCAL / 64], fetched_global[TLB_FETCHED_GLOBAL / 64];
 	bool global[TLB_ENTRIES];
 	bool fetch_global;		/* there are global entries in fetch[] */
@@ -65,6 +83,7 @@ enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, TLB_USER_AC, NR_TLBS };
 
 struct mmu {
 	struct tlb tlbs[NR_TLBS];
+	u64 write_generation;	/* of write tags in second levels; less than a page */
 	/* How often fetch translations were dropped, by kind: what was derived from them is stale. */
 	u32 local_drops, global_drops;
 	/* regions mapped by large pages since the last flush: INVLPG there flushes all (key: va >> 21, or va >> 30 with bit 63) */
@@ -146,6 +165,7 @@ enum code_user { CODE_INTERP, CODE_DBT };
 void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
 /* None of this user's any more. (Of the set of several vCPUs, shared_code.c, nothing is ever removed.) */
 void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
+void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user);
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);
 
 /* mmu/shared_code.c: the same between vCPUs. False: no memory. */
@@ -206,6 +226,11 @@ static inline void mmu_select_tlb(struct vcpu *vcpu)
 static inline unsigned tlb_index(gva_t va)
 {
 	return (va >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+static inline unsigned tlb_second_index(gva_t va)
+{
+	return (va >> PAGE_SHIFT ^ va >> (2 * PAGE_SHIFT)) & (TLB_SECOND - 1);
 }
 
 static inline void *mem_host(struct vcpu *vcpu, gva_t va, unsigned len, bool write, enum exec *r)

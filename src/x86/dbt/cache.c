@@ -134,6 +134,8 @@ void dbt_flush_all(struct vcpu *vcpu)
 		d->jump_evictions_max *= d->jump_evictions_max < BIT(30) ? 2 : 1;
 	}
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
+	/* Or stores to what they will be used for take the slow path for ever. */
+	mmu_unmark_code_pages(vcpu, CODE_DBT);
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
 	d->nr_faults = d->common_faults;

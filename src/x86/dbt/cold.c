@@ -76,14 +76,41 @@ static void put_cold_range(struct trans *tr, struct cold *c)
 	put_narrow_exit(tr, c->insn->rip);
 }
 
+/* A look-up that the TLB's second level may know: afterwards it is repeated. What leads to the slow path gets there. */
+static void put_refills(struct trans *tr, struct cold *c)
+{
+	struct emit *e = tr->e;
+
+	for (u32 i = 0; i < c->nr_fields; i++) {
+		const struct lookup *l = &c->lookups[i];
+
+		if (!l->retry || tr->ctx >= DBT_REFILL_CTXS)
+			continue;
+		patch_rel32(e, c->fields[i], e->at);
+		if (l->place >= 0)
+			put_mov_imm(e, T1, l->place);
+		put_call(e, tr->d->refill[tr->ctx][l->write]);
+		put_jmp(e, l->retry);
+		/* DBT_REFILL_SKIP bytes on. The last one is there already. */
+		if (i == c->nr_fields - 1) {
+			c->nr_fields--;
+			return;
+		}
+		put_jmp(e, 0);
+		c->fields[i] = e->at - 4;
+	}
+}
+
 void put_cold(struct trans *tr, struct cold *c)
 {
 	struct emit *e = tr->e;
 	bool no_code = c->type == COLD_SLOW && c->insn && !c->nr_fields && !c->note.insn;
-	u32 at = no_code ? FAULT_SITE | c->index : e->at;
+	u32 at;
 
 	tr->retired = c->retired;
 	tr->ctx = c->ctx;
+	put_refills(tr, c);
+	at = no_code ? FAULT_SITE | c->index : e->at;
 	for (u32 i = 0; i < c->nr_fields; i++)
 		patch_rel32(e, c->fields[i], at);
 	switch (c->type) {

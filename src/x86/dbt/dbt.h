@@ -41,7 +41,8 @@ enum dbt_frame {
 	FRAME_X87_NOTE = 128,	/* fpu.noted, noted_fdp and noted_page, on their way there (x87.c) */
 	FRAME_X87_FDP = 136,
 	FRAME_X87_PAGE = 144,
-	FRAME_SIZE = 152,	/* with the return address and six saved registers: a multiple of 16 */
+	FRAME_REFILL = 152,	/* refill.c: rax, rcx */
+	FRAME_SIZE = 168,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
 
@@ -177,6 +178,8 @@ struct dbt {
 	/* offsets of the common code */
 #define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
 	u32 rep[DBT_REP_CTXS][4][2];	/* REP STOS, MOVS by log2 of the element's size */
+#define DBT_REFILL_CTXS 3u
+	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
 	u32 common_faults;	/* rows of these */
 	u32 enter, slow, slow_on, slow_leave, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
@@ -252,6 +255,11 @@ void dbt_emit_reps(struct dbt *d);
 /* What to call in place of the slow path, or that itself. */
 u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstruction *zi, const struct insn *insn);
 bool dbt_is_rep_stub(const struct dbt *d, u32 at);
+/* refill.c: code that moves an entry to the first level of the TLB, and where it goes on if it cannot: after a jump. */
+void dbt_emit_refills(struct dbt *d);
+#define DBT_REFILL_SKIP 5
+/* Is it at `at`? For which TLB? */
+bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, bool *write);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 /* The same, and on with another block, which begins after it. NULL: leave. */

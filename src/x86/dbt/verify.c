@@ -46,7 +46,9 @@ static void mark(struct dbt_verifier *v, u32 at)
 /* Where instructions begin, and which are branched to. */
 static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
 {
+	bool write;
 	u32 stub;
+	u8 ctx;
 
 	memset(v->kinds, 0, v->end - v->start);
 	for (v->pc = v->start; v->pc < v->end; v->pc += v->zi.length) {
@@ -55,6 +57,9 @@ static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
 		v->kinds[v->pc - v->start] |= 1;
 		if (v->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 			mark(v, branch_target(v));
+		if (v->zi.mnemonic == ZYDIS_MNEMONIC_CALL && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+		    dbt_is_refill(v->d, branch_target(v), &ctx, &write))
+			mark(v, v->pc + v->zi.length + DBT_REFILL_SKIP);
 		if (has_fault_row(v->d, v->pc, &stub))
 			mark(v, stub);
 	}

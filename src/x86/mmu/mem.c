@@ -80,7 +80,7 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 	bool write_ok;
 	enum exec r;
 
-	if ((write ? tlb->write[i] : tlb->read[i]) + va < PAGE_SIZE && !(access & MMU_RMW)) {
+	if (!(access & MMU_RMW) && ((write ? tlb->write[i] : tlb->read[i]) + va < PAGE_SIZE || tlb_refill(vcpu, tlb, va, write))) {
 		ref->host = (u8 *)(va + tlb->delta[i]);
 		ref->gpa = ~0ull;
 		return EXEC_OK;

@@ -36,6 +36,8 @@ static inline struct tlb *tlb_for(struct vcpu *vcpu, unsigned access)
 	return &vcpu->arch.mmu->tlbs[ctx];
 }
 
+/* The entry of va from the second level. False: it is not there, or not for writing. */
+bool tlb_refill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, bool write);
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok,
 	      const struct walk *walk);
 

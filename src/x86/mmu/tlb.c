@@ -70,6 +70,52 @@ static void fetch_clear(struct tlb *tlb, bool all)
 	tlb->fetch_global &= !all;
 }
 
+/* ---- the second level ----------------------------------------------------------- */
+
+static void second_clear(struct tlb *tlb, bool global)
+{
+	u64 *generation = &tlb->generation[global];
+
+	if (++*generation % TLB_GENERATIONS)
+		return;
+	if (tlb->second_used)
+		memset(tlb->second, 0, sizeof(tlb->second));
+	*generation = 1 + (global ? TLB_GENERATION_GLOBAL : 0);
+}
+
+/* With SOFTKVM_TLB, half of all pages: tests want to see both ways. */
+static void second_fill(const struct mmu *mmu, struct tlb *tlb, gva_t va, u32 i)
+{
+	if (unlikely(mmu->tlb_limit) && (va >> PAGE_SHIFT & 1))
+		return;
+	tlb->second_used = true;
+	tlb->second[tlb_second_index(va)] = (struct tlb_second){
+		.key = (va & PAGE_MASK) + tlb->generation[tlb->global[i]],
+		.read = tlb->read[i],
+		.write = tlb->write[i] == TLB_INVALID ? TLB_INVALID : tlb->write[i] + mmu->write_generation,
+		.delta = tlb->delta[i],
+	};
+}
+
+static void second_flush_page(struct tlb *tlb, gva_t va)
+{
+	if (tlb->second_used)
+		tlb->second[tlb_second_index(va)].key = 0;
+}
+
+/* They are none of the present generation any more. */
+static void second_flush_write_tags(struct mmu *mmu)
+{
+	if (++mmu->write_generation < PAGE_SIZE)
+		return;
+	mmu->write_generation = 0;
+	for (int t = 0; t < NR_TLBS; t++)
+		for (u32 i = 0; i < TLB_SECOND && mmu->tlbs[t].second_used; i++)
+			mmu->tlbs[t].second[i].write = TLB_INVALID;
+}
+
+/* ---- both ------------------------------------------------------------------------ */
+
 /* Kinds is TLB_DROP_LOCAL, or both. */
 static void tlb_clear(struct tlb *tlb, u8 kinds)
 {
@@ -86,6 +132,9 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 	}
 	tlb->nr_used = 0;
 	tlb->has_global &= !all;
+	second_clear(tlb, false);
+	if (all)
+		second_clear(tlb, true);
 	tlb->fetch_generation++;
 	fetch_clear(tlb, all);
 }
@@ -111,6 +160,7 @@ int mmu_create(struct vcpu *vcpu)
 	mmu->tlb_limit = knob(KNOB_TLB) < TLB_ENTRIES ? knob(KNOB_TLB) : 0;
 	for (int i = 0; i < NR_TLBS; i++) {
 		mmu->tlbs[i].nr_used = TLB_USED_MAX;
+		mmu->tlbs[i].generation[1] = TLB_GENERATION_GLOBAL;
 		mmu->tlbs[i].nr_fetch_used = TLB_FETCH_USED_MAX;
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	}
@@ -209,6 +259,7 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 		struct tlb_fetch *f = &tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)];
 
 		entry_clear(tlb, tlb_index(va));
+		second_flush_page(tlb, va);
 		drops |= fetched_kinds(tlb, va);
 		if (f->tag == (va & PAGE_MASK))
 			f->tag = TLB_INVALID;
@@ -225,6 +276,7 @@ void mmu_flush_write_tags(struct vcpu *vcpu)
 	for (int t = 0; t < NR_TLBS; t++)
 		for (u32 i = 0; i < TLB_ENTRIES; i++)
 			vcpu->arch.mmu->tlbs[t].write[i] = TLB_INVALID;
+	second_flush_write_tags(vcpu->arch.mmu);
 }
 
 static void note_large(struct mmu *mmu, gva_t va, unsigned page_shift)
@@ -240,26 +292,46 @@ static void tlb_make_room(struct mmu *mmu, struct tlb *tlb, u32 i)
 {
 	u16 *filled = &mmu->filled[tlb - mmu->tlbs][i % mmu->tlb_limit];
 
-	if (*filled != i)
-		entry_clear(tlb, *filled);
+	if (*filled != i && tlb->read[*filled] != TLB_INVALID)
+		tlb->read[*filled] = tlb->write[*filled] = TLB_EVICTED;
 	*filled = i;
+}
+
+static void entry_fill(struct mmu *mmu, struct tlb *tlb, gva_t page, s64 delta, bool write_ok, bool global)
+{
+	unsigned i = tlb_index(page);
+
+	if (unlikely(mmu->tlb_limit))
+		tlb_make_room(mmu, tlb, i);
+	if (global)
+		tlb->has_global = true;
+	else if ((tlb->read[i] == TLB_INVALID || tlb->global[i]) && tlb->nr_used < TLB_USED_MAX)
+		tlb->used[tlb->nr_used++] = i;
+	tlb->global[i] = global;
+	tlb->read[i] = -page;
+	tlb->write[i] = write_ok ? -page : TLB_INVALID;
+	tlb->delta[i] = delta;
+}
+
+bool tlb_refill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, bool write)
+{
+	const struct tlb_second *s = &tlb->second[tlb_second_index(va)];
+	gva_t page = va & PAGE_MASK;
+	bool global = s->key == page + tlb->generation[1];
+	bool write_ok = s->write - vcpu->arch.mmu->write_generation == s->read;
+
+	if ((!global && s->key != page + tlb->generation[0]) || (write && !write_ok))
+		return false;
+	entry_fill(vcpu->arch.mmu, tlb, page, s->delta, write_ok, global);
+	return true;
 }
 
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok, const struct walk *walk)
 {
-	unsigned i = tlb_index(va);
 	gva_t page = va & PAGE_MASK;
 
-	if (unlikely(vcpu->arch.mmu->tlb_limit))
-		tlb_make_room(vcpu->arch.mmu, tlb, i);
-	if (walk->global)
-		tlb->has_global = true;
-	else if ((tlb->read[i] == TLB_INVALID || tlb->global[i]) && tlb->nr_used < TLB_USED_MAX)
-		tlb->used[tlb->nr_used++] = i;
-	tlb->global[i] = walk->global;
-	tlb->read[i] = -page;
-	tlb->write[i] = write_ok && !vcpu->arch.mmu->journal ? -page : TLB_INVALID;
-	tlb->delta[i] = (s64)((u64)host - va);
+	entry_fill(vcpu->arch.mmu, tlb, page, (s64)((u64)host - va), write_ok && !vcpu->arch.mmu->journal, walk->global);
+	second_fill(vcpu->arch.mmu, tlb, va, tlb_index(va));
 	note_large(vcpu->arch.mmu, va, walk->page_shift);
 }
 
@@ -339,6 +411,14 @@ void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 	struct mmu *mmu = vcpu->arch.mmu;
 
 	*code_slot(mmu->code_gfns, mmu->code_mask, code_key(page)) &= ~CODE_USER(user);
+}
+
+void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+
+	for (u32 i = 0; mmu->code_nr && i <= mmu->code_mask; i++)
+		mmu->code_gfns[i] &= ~CODE_USER(user);
 }
 
 void mmu_clear_code_pages(struct vcpu *vcpu)

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A look-up has found another page's entry in the first level of the TLB: common code that asks the second, one piece for each TLB
+ * and kind of access. Two pages that a loop needs and that share an index there would otherwise cost a call of C each time round.
+ *
+ *  1. Called with T0 and T1 as the look-up has left them: address + tag, place. It returns with the address in T0, for the
+ *     look-up to be repeated, which then succeeds; or, if there is nothing to be done, DBT_REFILL_SKIP bytes further on, past
+ *     the jump to the repetition.
+ *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c): it is only changed where these remain
+ *     true, that is, one that has been filled since the last flush, for another of the same kind.
+ *  3. A tag that has matched means that the access crosses the page.
+ */
+#include "x86/dbt/dbt.h"
+
+#define CALLED 8	/* a return address is below the frame */
+#define SECOND(field) (second + (s32)offsetof(struct tlb_second, field))
+
+static u32 put_jcc_later(struct emit *e, u8 cc)
+{
+	put_jcc(e, cc, 0);
+	return e->at - 4;
+}
+
+/* rax = page ^ key of the second level's entry for T0, rcx = its place. */
+static void put_second(struct emit *e, s32 second)
+{
+	put_mov(e, RAX, T0);
+	put_shift_imm(e, W8, 5, RAX, PAGE_SHIFT);
+	put_mov(e, RCX, RAX);
+	put_shift_imm(e, W8, 5, RCX, PAGE_SHIFT);
+	put_rr(e, W8, 0x31, RAX, RCX);
+	put_alu_imm(e, W4, 4, RCX, TLB_SECOND - 1);
+	static_assert(sizeof(struct tlb_second) == 32, "shifted");
+	put_shift_imm(e, W4, 4, RCX, 5);
+	put_shift_imm(e, W8, 4, RAX, PAGE_SHIFT);
+	put_rm(e, W8, 0x33, RAX, MEM_GS(RCX, SECOND(key)));
+}
+
+/* Flags: is what the first level has at T1 global? rax is lost. */
+static void put_global_test(struct emit *e, s32 tlb)
+{
+	put_mov(e, RAX, T1);
+	put_shift_imm(e, W4, 5, RAX, 3);
+	put_rm(e, W4, 0x80, 7, MEM_GS(RAX, tlb + (s32)offsetof(struct tlb, global)));
+	put8(e, 0);
+}
+
+/* The entry at rcx to the first level's at T1; its write tag is in rax. */
+static void put_move(struct emit *e, s32 tlb, s32 second)
+{
+	put_store(e, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, write)), RAX);
+	put_load(e, RAX, MEM_GS(RCX, SECOND(read)));
+	put_store(e, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), RAX);
+	put_load(e, RAX, MEM_GS(RCX, SECOND(delta)));
+	put_store(e, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, delta)), RAX);
+	put_load(e, RAX, SLOT(CALLED + FRAME_VCPU));
+	put_rm(e, W8, 0xff, 0, MEM_BASE(RAX, offsetof(struct vcpu, stat.dbt_refills)));
+}
+
+static void put_restore(struct emit *e)
+{
+	put_load(e, RAX, SLOT(CALLED + FRAME_REFILL));
+	put_load(e, RCX, SLOT(CALLED + FRAME_REFILL + 8));
+}
+
+static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
+{
+	const s32 tlb = offsetof(struct mmu, tlbs) + ctx * sizeof(struct tlb), second = tlb + offsetof(struct tlb, second);
+	struct emit *e = &d->emit;
+	const u32 begin = e->at = (e->at + 15) & ~15u;
+	u32 crosses, local, same, none[5];
+
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
+	crosses = put_jcc_later(e, CC_B);
+	put_rm(e, W8, 0x2b, T0, MEM_GS(T1, tlb + (write ? (s32)offsetof(struct tlb, write) : (s32)offsetof(struct tlb, read))));
+	put_store(e, SLOT(CALLED + FRAME_REFILL), RAX);
+	put_store(e, SLOT(CALLED + FRAME_REFILL + 8), RCX);
+	put_second(e, second);
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, generation[0])));
+	local = put_jcc_later(e, CC_E);
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, generation[1])));
+	none[0] = put_jcc_later(e, CC_NE);
+	put_global_test(e, tlb);
+	none[1] = put_jcc_later(e, CC_E);
+	put_jmp(e, 0);
+	same = e->at - 4;
+	patch_rel32(e, local, e->at);
+	put_global_test(e, tlb);
+	none[2] = put_jcc_later(e, CC_NE);
+	patch_rel32(e, same, e->at);
+	/* No valid tag ends in ones, nor does TLB_EVICTED. */
+	put_alu_mem_imm(e, W4, 7, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), (s32)TLB_INVALID);
+	none[3] = put_jcc_later(e, CC_E);
+	put_load(e, RAX, MEM_GS(RCX, SECOND(write)));
+	put_rm(e, W8, 0x2b, RAX, MEM_GS(NOREG, offsetof(struct mmu, write_generation)));
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(RCX, SECOND(read)));
+	none[4] = put_jcc_later(e, write ? CC_NE : CC_E);
+	if (!write) {
+		put_mov_imm(e, RAX, TLB_INVALID);
+		patch_rel32(e, none[4], e->at);
+	}
+	put_move(e, tlb, second);
+	put_restore(e);
+	put8(e, 0xc3);
+	for (unsigned i = 0; i < 4u + write; i++)
+		patch_rel32(e, none[i], e->at);
+	put_restore(e);
+	patch_rel32(e, crosses, e->at);
+	put_alu_mem_imm(e, W8, 0, SLOT(0), DBT_REFILL_SKIP);
+	put8(e, 0xc3);
+	return begin;
+}
+
+void dbt_emit_refills(struct dbt *d)
+{
+	for (unsigned ctx = 0; ctx < DBT_REFILL_CTXS; ctx++)
+		for (unsigned write = 0; write < 2; write++)
+			d->refill[ctx][write] = emit_refill(d, ctx, write);
+}
+
+bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, bool *write)
+{
+	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++) {
+		*ctx = i / 2;
+		*write = i % 2;
+		if (d->refill[*ctx][*write] == at)
+			return true;
+	}
+	return false;
+}
