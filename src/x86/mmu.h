@@ -92,6 +92,7 @@ struct mmu {
 	struct memslot *last_slot;	/* of vcpu->slots; reset with every flush */
 	/* open-addressed set of gfns + 1 that hold decoded code; whose code, in the upper bits: none if it did once */
 	u64 *code_gfns;
+	u32 interp_unmarks;	/* pages that are the interpreter's no more: blocks that have not seen it mark theirs again */
 	u32 code_mask, code_nr;
 	/* Stores to such pages, for the translator: what it has not looked at yet. */
 	bool note_code_stores;
@@ -167,6 +168,8 @@ void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
 void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
 void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user);
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);
+/* The same, for a store that has come through the slow path. Pages of the interpreter's that are stored to often are marked no more. */
+bool mmu_code_page_store(struct vcpu *vcpu, gpa_t page);
 
 /* mmu/shared_code.c: the same between vCPUs. False: no memory. */
 bool mmu_shared_code_create(struct vm *vm);

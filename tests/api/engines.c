@@ -2,12 +2,14 @@
 /*
  * Random programs, in 64-bit mode and in flat 32-bit mode, executed by each engine in a process
  * of its own: registers, flags, vectors and memory must come out the same.
- *	engines [programs [seed]]	compare
- *	engines child|verbose 64|32 first programs seed	execute and print, for the former
+ *	engines [programs [seed [64|32|user]]]	compare
+ *	engines child|verbose 64|32|user first programs seed	execute and print, for the former
  * A program is straight code with forward branches, calls, loops over arrays, self-modification and now and then
  * an access to a page that is absent, repeated a few times; it ends in HLT, or in
  * the HLT of an exception handler. Where an exception finds flags that are
  * overwritten before anybody reads them, engines may differ: frames are compared without them.
+ * The third kind are user programs in 64-bit mode, which end in INT3. Code and data are mapped a second time, at another
+ * address each time, and there they begin; what refers to absolute addresses leads to the first mapping, and back.
  */
 #include <linux/kvm.h>
 #include <signal.h>
@@ -31,9 +33,21 @@
 #define FS_BASE 0x3000u
 #define GDT 0x28000u
 #define PAGE_DIRECTORY 0x4000u	/* of 32-bit programs */
+#define CODE_SIZE 0x8000u
+/* Of user programs: */
+#define SECOND_PML4 0x5000u
+#define HIGH_TABLES 0x6000u	/* of the second mapping */
+#define HIGH_TABLES_END 0x10000u
+#define TSS 0x29000u
+#define STACK0 0x3f000u
+#define INT3_END (HANDLERS + 3 * 16 + 1)
 
 static uint64_t seed;
+static enum kind { KIND_64, KIND_32, KIND_USER, NR_KINDS } kind;
+static const char *const kinds[] = { "64", "32", "user" };
 static int narrow;		/* 32-bit programs */
+static int user;		/* user programs... */
+static uint64_t high;		/* ...have CODE here, too, and DATA as far from it */
 
 static unsigned rnd(unsigned n)
 {
@@ -89,11 +103,38 @@ static void mov_imm32(unsigned r, uint32_t v)
 	put32(v);
 }
 
+static void mov_imm64(unsigned r, uint64_t v)
+{
+	if (narrow) {
+		mov_imm32(r, v);
+		return;
+	}
+	put(2, 0x48 | r >> 3, 0xb8 | (r & 7));
+	put32(v);
+	put32(v >> 32);
+}
+
+/* How far the mapping is from the first that is to be used. */
+static uint64_t some_mapping(void)
+{
+	return user && rnd(3) == 0 ? high - CODE : 0;
+}
+
+static void mov_address(unsigned r, uint32_t v)
+{
+	uint64_t to = some_mapping();
+
+	if (to)
+		mov_imm64(r, v + to);
+	else
+		mov_imm32(r, v);
+}
+
 struct operand {
 	int mem;
 	unsigned base, index, scale, rm;
 	int32_t disp;
-	int rsp, fs;
+	int rsp, fs, rip;
 };
 
 static struct operand op_reg(void)
@@ -121,6 +162,12 @@ static struct operand op_mem(unsigned avoid)
 		o.fs = 1;
 		at -= FS_BASE;
 	}
+	if (user && rnd(2)) {
+		o.rip = 1;
+		o.base = 0;
+		o.disp = at - CODE;
+		return o;
+	}
 	o.base = reg_not(avoid);
 	o.disp = rnd(3) ? (int)rnd(200) - 100 : (int)rnd(100000) - 50000;
 	if (rnd(2)) {
@@ -131,9 +178,9 @@ static struct operand op_mem(unsigned avoid)
 		while (o.index == o.base);
 		o.scale = rnd(4);
 		mov_imm32(o.index, i);
-		mov_imm32(o.base, at - o.disp - (i << o.scale));
+		mov_address(o.base, at - o.disp - (i << o.scale));
 	} else {
-		mov_imm32(o.base, at - o.disp);
+		mov_address(o.base, at - o.disp);
 	}
 	return o;
 }
@@ -158,6 +205,12 @@ static void modrm(const struct operand *o, unsigned r)
 	r = (r & 7) << 3;
 	if (!o->mem) {
 		put(1, 0xc0 | r | (o->rm & 7));
+		return;
+	}
+	if (o->rip) {
+		/* What follows moves it by no more than an immediate's size. */
+		put(1, r | 5);
+		put32(o->disp - (out + 4 - start));
 		return;
 	}
 	put(1, 0x80 | r | (o->index != 4 || (o->base & 7) == 4 ? 4 : o->base & 7));
@@ -390,17 +443,6 @@ static void gen_vector(void)
 	modrm(&o, r);
 }
 
-static void mov_imm64(unsigned r, uint64_t v)
-{
-	if (narrow) {
-		mov_imm32(r, v);
-		return;
-	}
-	put(2, 0x48 | r >> 3, 0xb8 | (r & 7));
-	put32(v);
-	put32(v >> 32);
-}
-
 /* What a loop walks over: [base + index * scale + disp], near the end of a page. */
 struct array {
 	unsigned base, index, scale, data;
@@ -436,7 +478,7 @@ static void setup_array(struct array *a)
 	default: i = rnd(100); break;
 	}
 	mov_imm64(a->index, i);
-	mov_imm64(a->base, at - (i << a->scale));
+	mov_imm64(a->base, at + some_mapping() - (i << a->scale));
 }
 
 /* Change one of its registers, mostly in ways that can be followed. */
@@ -476,6 +518,11 @@ static void gen_array_insn(const struct array *a, uint8_t **leave)
 	case 4: insn(0, any_size(), 0, 0x8b, a->data, op_array(a)); break;
 	case 5: insn(0, 4, 0x0f, rnd(2) ? 0x10 : 0x11, rnd(8), op_array(a)); break;	/* movups */
 	case 6: /* to or from a constant address */
+		if (user && rnd(2)) {
+			insn(0, 4, 0, 0x29 | rnd(2) << 1, a->data,
+			     (struct operand){ .mem = 1, .rip = 1, .index = 4, .disp = DATA - CODE + 0x1000 - rnd(200) });
+			break;
+		}
 		put(3, 0x29 | rnd(2) << 1, 0x04 | (a->data & 7) << 3, 0x25);
 		if (narrow)
 			out[-2] = 0x05 | (a->data & 7) << 3, out--;
@@ -526,7 +573,7 @@ static void gen_branch(unsigned depth)
 {
 	uint8_t *field;
 
-	switch (rnd(5)) {
+	switch (rnd(user ? 8 : 5)) {
 	case 0: /* call over a jump, with the function in between */
 		put(2, 0xeb, 0);
 		field = out;
@@ -553,7 +600,14 @@ static void gen_branch(unsigned depth)
 		out[-1] = field - out;
 		put(1, 0x59);
 		break;
-	case 2: /* jump through a register */
+	case 2: case 5: case 6: /* jump through a register */
+		if (user && rnd(2)) {
+			field = out + 2;
+			mov_imm64(3, high);
+			put(7, 0xff, 0xe3, 0x90, 0x90, 0x90, 0x90, 0x90);
+			*(uint64_t *)field = high + (out - start);
+			break;
+		}
 		field = out;
 		mov_imm32(3, 0);
 		put(2, 0xff, 0xe3);
@@ -577,10 +631,14 @@ static void gen_branch(unsigned depth)
 /* Store into an instruction that comes a little later, then execute it. */
 static void gen_self_modifying(void)
 {
+	int relative = user && rnd(2);
 	uint8_t *store = out;
 	unsigned r = reg();
 
-	put(3, 0xc7, 0x04, 0x25); /* movl $imm, abs32 */
+	if (relative)
+		put(3, 0x2e, 0xc7, 0x05); /* movl $imm, disp(%rip), with a prefix that means nothing */
+	else
+		put(3, 0xc7, 0x04, 0x25); /* movl $imm, abs32 */
 	put32(0);
 	imm(4);
 	if (rnd(2))
@@ -588,7 +646,7 @@ static void gen_self_modifying(void)
 	else
 		define_flags();
 	mov_imm32(r, 1);
-	*(uint32_t *)(store + 3) = CODE + (out - 4 - start);
+	*(uint32_t *)(store + 3) = relative ? out - 4 - (store + 11) : CODE + (out - 4 - start);
 }
 
 /* All exceptions masked; tests/api/x87.c has the others. */
@@ -631,18 +689,18 @@ static void gen_body(unsigned n, unsigned depth)
 	}
 }
 
-/* The whole body three times, then HLT. */
-static unsigned gen_program(uint8_t *code)
+/* The whole body three times, then HLT or INT3. It may begin `at` some place in the code. */
+static void gen_program(uint8_t *code, unsigned at)
 {
-	start = out = code;
+	start = code;
+	out = start + at;
 	gen_body(4 + rnd(60), 0);
 	put(4, 0x66, 0x90, 0x66, 0x90);
 	put(3, 0xff, 0x0c, 0x25); /* decl COUNTER */
 	put32(COUNTER);
 	put(2, 0x0f, 0x85); /* jnz start */
-	put32(start - (out + 4));
-	put(1, 0xf4);
-	return out - start;
+	put32(start + at - (out + 4));
+	put(1, user ? 0xcc : 0xf4);
 }
 
 /* ---- execution ---------------------------------------------------------------------- */
@@ -710,6 +768,36 @@ static void setup_narrow(struct kvmtest *t)
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
 }
 
+/* What setup_exceptions() has done is the kernel's; programs are to run at CPL 3. */
+static void setup_user(struct kvmtest *t)
+{
+	const struct kvm_segment code = { .limit = ~0u, .selector = 0x23, .type = 0xb, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1 };
+	uint64_t *gdt = (uint64_t *)(t->mem + GDT);
+	struct kvm_segment data = code;
+	struct kvm_sregs s;
+
+	data.selector = 0x1b;
+	data.type = 3;
+	data.l = 0;
+	data.db = 1;
+	gdt[1] = 0x00af9b000000ffffull;
+	gdt[2] = 0x00cf93000000ffffull;
+	gdt[3] = 0x00cff3000000ffffull;
+	gdt[4] = 0x00affb000000ffffull;
+	*(uint64_t *)(t->mem + TSS + 4) = STACK0;
+	t->mem[IDT + 16 * 3 + 5] = 0xee;
+	/* Who goes astray does not leave memory. */
+	memset(t->mem + 0x3000 + 8 * (MEM_SIZE >> 21), 0, 0x1000 - 8 * (MEM_SIZE >> 21));
+	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
+	s.cs = code;
+	s.ds = s.es = s.ss = s.fs = s.gs = data;
+	s.fs.base = FS_BASE;
+	s.tr = (struct kvm_segment){ .base = TSS, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
+	s.gdt.base = GDT;
+	s.gdt.limit = 0x37;
+	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
+}
+
 /* An exception's frame: its flags image may have dead bits. */
 static void mask_frame(struct kvmtest *t, const struct kvm_regs *regs)
 {
@@ -717,6 +805,9 @@ static void mask_frame(struct kvmtest *t, const struct kvm_regs *regs)
 	unsigned word = narrow ? 4 : 8;
 	uint64_t at = regs->rsp + 2 * word;
 
+	/* INT3 reads all flags. */
+	if (vector == 3)
+		return;
 	if (vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)
 		at += word;
 	if (at + 4 <= t->mem_size)
@@ -746,28 +837,87 @@ static int tables_hit(struct kvmtest *t)
 	const uint64_t *now = (uint64_t *)t->mem, *was = (uint64_t *)pristine;
 	const uint64_t accessed_dirty = 0x60;
 
-	for (unsigned i = 0; i < TABLES_END / 8; i++)
+	for (unsigned i = 0; i < (user ? HIGH_TABLES_END : TABLES_END) / 8; i++)
 		if ((now[i] ^ was[i]) & ~accessed_dirty)
 			return 1;
 	return 0;
 }
+
+/* ---- the second mapping ----------------------------------------------------------------- */
+
+/* Somewhere above 4 GiB; sometimes over the ends of what is translated for any address. */
+static uint64_t choose_high(void)
+{
+	const uint64_t top = 1ull << 47, pages = rnd(CODE_SIZE / 0x1000);
+
+	switch (rnd(8)) {
+	case 0: return (1ull << 32) - 0x1000 * pages;
+	case 1: return top - (1ull << 32) - 0x1000 * pages;
+	case 2: return top - 0x110000 - 0x1000 * pages;
+	default: return (1ull << 32) + (((uint64_t)rnd(1u << 31) << 16 ^ rnd(1u << 31)) % (top - (1ull << 33)) & ~0xfffull);
+	}
+}
+
+static void map_high(uint64_t cr3, uint64_t va, uint64_t pa, uint64_t *used)
+{
+	uint64_t *table = (uint64_t *)(pristine + cr3);
+
+	for (int shift = 39; shift > 12; shift -= 9) {
+		uint64_t *entry = &table[va >> shift & 511];
+
+		if (!*entry) {
+			*entry = *used | 7;
+			*used += 0x1000;
+			NEED(*used <= HIGH_TABLES_END);
+		}
+		table = (uint64_t *)(pristine + (*entry & ~0xfffull));
+	}
+	table[va >> 12 & 511] = pa | 7;
+}
+
+/* Two tables take turns. */
+static void choose_mapping(unsigned nr)
+{
+	static uint8_t without[HIGH_TABLES_END];
+	static bool saved;
+	uint64_t used = HIGH_TABLES, cr3 = nr & 1 ? SECOND_PML4 : 0x1000;
+
+	if (!saved)
+		memcpy(without, pristine, sizeof(without));
+	saved = true;
+	memcpy(pristine, without, sizeof(without));
+	memcpy(pristine + SECOND_PML4, pristine + 0x1000, 0x1000);
+	high = choose_high();
+	for (unsigned i = 0; i < CODE_SIZE; i += 0x1000)
+		map_high(cr3, high + i, CODE + i, &used);
+	for (unsigned i = DATA - 0x1000; i <= DATA + DATA_SIZE; i += 0x1000)
+		map_high(cr3, high - CODE + i, i, &used);
+	pristine_sregs.cr3 = cr3;
+}
+
+/* ---- one program ------------------------------------------------------------------------- */
 
 static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, int verbose)
 {
 	struct kvm_regs regs = { .rip = CODE, .rsp = STACK, .rflags = 2 };
 	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
 	uint64_t *r = (uint64_t *)&regs, h = 0xcbf29ce484222325ull;
-	int fault;
+	int fault, end;
 
 	seed = program_seed;
+	if (user)
+		choose_mapping(nr);
 	/* Tables may have been hit by a program gone astray. */
 	memcpy(t->mem, pristine, sizeof(pristine));
 	memset(t->mem + CODE, 0xf4, 0x8000);
 	memset(t->mem + STACK - 0x4000, 0, 0x8000);
-	gen_program(t->mem + CODE);
+	/* User programs lie over the end of a page. */
+	if (user)
+		regs.rip = high + 0x1000 - rnd(500);
+	gen_program(t->mem + CODE, user ? regs.rip - high : 0);
 	for (unsigned i = 0; i < DATA_SIZE; i += 4)
 		*(uint32_t *)(t->mem + DATA + i) = rnd(1u << 31) * 5;
-	*(uint32_t *)(t->mem + COUNTER) = 3;
+	*(uint32_t *)(t->mem + COUNTER) = user ? 3 + rnd(5) : 3;
 	for (unsigned i = 0; i < 16; i++)
 		if (&r[i] != (uint64_t *)&regs.rsp)
 			r[i] = (narrow ? 0 : (uint64_t)rnd(1u << 31) << 33) ^ rnd(1u << 31) ^ rnd(1u << 31) << 8;
@@ -779,7 +929,7 @@ static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, i
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &pristine_sregs) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_FPU, &fpu) == 0);
-	alarm(20);
+	alarm(user ? 10 : 20);
 	if (ioctl(t->vcpu, KVM_RUN, 0)) {
 		printf("%u " LOOPS "\n", nr);
 		memset(t->mem + sizeof(pristine), 0, MEM_SIZE - sizeof(pristine));
@@ -794,9 +944,10 @@ static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, i
 		return;
 	}
 	fault = regs.rip > HANDLERS && regs.rip < HANDLERS + 512;
+	end = user ? regs.rip == INT3_END : t->run->exit_reason == KVM_EXIT_HLT && regs.rip >= CODE && regs.rip < CODE + CODE_SIZE;
 	if (fault)
 		mask_frame(t, &regs);
-	if (fault || t->run->exit_reason != KVM_EXIT_HLT)
+	if (regs.rip != INT3_END && (fault || t->run->exit_reason != KVM_EXIT_HLT))
 		regs.rflags &= ~(uint64_t)FLAGS_ARITH;
 	h = hash(h, &regs, sizeof(regs));
 	h = hash(h, fpu.xmm, sizeof(fpu.xmm));
@@ -805,12 +956,14 @@ static void run_program(struct kvmtest *t, unsigned nr, uint64_t program_seed, i
 	h = hash(h, t->mem + DATA - 0x2000, DATA_SIZE + 0x4000);
 	h = hash(h, t->mem + STACK - 0x4000, 0x8000);
 	h = hash(h, t->mem + CODE, 0x8000);
+	if (user)
+		h = hash(h, t->mem + STACK0 - 64, 64);
 	printf("%u exit %u rip %llx %016llx\n", nr, t->run->exit_reason, (unsigned long long)regs.rip,
 	       (unsigned long long)h);
 	if (verbose)
 		print_state(t, &regs, &fpu);
 	/* It may have gone astray: leave nothing behind for the next one. */
-	if (fault || t->run->exit_reason != KVM_EXIT_HLT || regs.rip < CODE || regs.rip >= CODE + 0x8000)
+	if (!end)
 		memset(t->mem + sizeof(pristine), 0, MEM_SIZE - sizeof(pristine));
 }
 
@@ -835,6 +988,8 @@ static int child(unsigned first, unsigned n, uint64_t base, int verbose)
 		setup_narrow(&t);
 	else
 		setup_exceptions(&t);
+	if (user)
+		setup_user(&t);
 	memcpy(pristine, t.mem, sizeof(pristine));
 	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &pristine_sregs) == 0);
 	for (unsigned i = first; i < first + n; i++)
@@ -849,8 +1004,8 @@ static FILE *start_child(const char *self, const char *engine, unsigned first, u
 {
 	char command[4096];
 
-	snprintf(command, sizeof(command), "SOFTKVM_ENGINE=%s '%s' %s %u %u %u %llu", engine, self, mode,
-		 narrow ? 32 : 64, first, n, (unsigned long long)base);
+	snprintf(command, sizeof(command), "SOFTKVM_ENGINE=%s '%s' %s %s %u %u %llu", engine, self, mode,
+		 kinds[kind], first, n, (unsigned long long)base);
 	return popen(command, "r");
 }
 
@@ -883,7 +1038,7 @@ static void compare(const char *self, unsigned n, uint64_t base)
 		CHECK(ok);
 		if (!ok)
 			break;
-		faults += !strstr(x, "rip 1");
+		faults += !strstr(x, user ? "rip 30031 " : "rip 1");
 		/* Page tables written without a flush: from there on what each TLB holds decides. */
 		if (strstr(x, TABLES_HIT) || strstr(y, TABLES_HIT))
 			continue;
@@ -897,7 +1052,7 @@ static void compare(const char *self, unsigned n, uint64_t base)
 		}
 		CHECK(!strcmp(x, y));
 		if (strcmp(x, y) && shown++ < 5) {
-			printf("%u-bit program %u differs (seed %llu):\n  %s  %s", narrow ? 32 : 64, i,
+			printf("program %u of kind %s differs (seed %llu):\n  %s  %s", i, kinds[kind],
 			       (unsigned long long)base, x, y);
 			show(self, i, base);
 		}
@@ -910,18 +1065,38 @@ static void compare(const char *self, unsigned n, uint64_t base)
 	CHECK(faults < n);
 }
 
+static void set_kind(enum kind k)
+{
+	kind = k;
+	narrow = k == KIND_32;
+	user = k == KIND_USER;
+}
+
+static enum kind kind_called(const char *name)
+{
+	enum kind k = 0;
+
+	while (k < NR_KINDS - 1 && strcmp(name, kinds[k]))
+		k++;
+	return k;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned long long base = 1;
 
 	if (argc == 6) {
 		setvbuf(stdout, NULL, _IOFBF, 1 << 16);
-		narrow = !strcmp(argv[2], "32");
+		set_kind(kind_called(argv[2]));
 		return child(atoi(argv[3]), atoi(argv[4]), strtoull(argv[5], NULL, 10), !strcmp(argv[1], "verbose"));
 	}
 	if (argc > 2)
 		base = strtoull(argv[2], NULL, 10);
-	for (narrow = 0; narrow < 2; narrow++)
+	for (unsigned k = 0; k < NR_KINDS; k++) {
+		if (argc > 3 && k != kind_called(argv[3]))
+			continue;
+		set_kind(k);
 		compare(argv[0], argc > 1 ? atoi(argv[1]) : 1500, base);
+	}
 	return kvmtest_summary();
 }

@@ -20,13 +20,14 @@ check() { # description command...
 	fi
 }
 
+# BOOT_APPEND: for all kernels.
 boot() { # name seconds append qemu-options...
 	local name=$1 limit=$2 append=$3
 	shift 3
 	log=$logs/boot-$name.log
 	timeout -k 5 "$limit" "$build/softkvm" qemu-system-x86_64 -accel kvm -m 512 -nographic \
 		-kernel "$build/guest/vmlinuz" -initrd "$build/guest/initrd.gz" \
-		-append "console=ttyS0 $append" "$@" >"$log" 2>&1 </dev/null
+		-append "console=ttyS0 $append ${BOOT_APPEND:-}" "$@" >"$log" 2>&1 </dev/null
 	status=$?
 	echo "boot $name: status $status, $(grep -ao 'uptime [0-9.]*' "$log" | tail -1)"
 }

@@ -96,7 +96,7 @@ void diff_destroy(struct dbt *d)
 	if (!d->diff)
 		return;
 	free(d->diff->ref->code_gfns);
-	free(d->diff->ref);
+	host_unmap_lazy(d->diff->ref, sizeof(*d->diff->ref));
 	free(d->diff);
 	d->diff = NULL;
 }

@@ -261,6 +261,7 @@ static struct block *block_finish(struct vcpu *vcpu, const struct source *src, c
 	memcpy(source, d->bytes, d->len);
 	b->gpa = src->gpa;
 	b->page2 = d->crosses ? src->page2 : ~0ull;
+	b->unmarks = vcpu->arch.mmu->interp_unmarks;
 	b->mode_key = vcpu->arch.mode_key;
 	b->nr = d->nr;
 	b->len = d->len;
@@ -272,6 +273,14 @@ static struct block *block_finish(struct vcpu *vcpu, const struct source *src, c
 	*slot = b;
 	vcpu->stat.blocks_decoded++;
 	return b;
+}
+
+void block_mark_pages(struct vcpu *vcpu, struct block *b)
+{
+	b->unmarks = vcpu->arch.mmu->interp_unmarks;
+	mmu_mark_code_page(vcpu, b->gpa & PAGE_MASK, CODE_INTERP);
+	if (b->page2 != ~0ull)
+		mmu_mark_code_page(vcpu, b->page2, CODE_INTERP);
 }
 
 static struct block *block_decode(struct vcpu *vcpu, struct source *src, enum exec *r)

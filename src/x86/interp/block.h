@@ -12,6 +12,7 @@ struct block {
 	gpa_t gpa;		/* of the first byte */
 	gpa_t page2;		/* of the second page when the (only) instruction crosses, else ~0 */
 	u32 mode_key;
+	u32 unmarks;		/* mmu.interp_unmarks when its pages were marked last */
 	u16 nr;
 	u16 len;		/* source bytes */
 	u16 len1;		/* of them on the first page */
@@ -49,6 +50,8 @@ void block_cache_forget_jumps(struct block_cache *cache);
 
 /* The block at rip with its bytes verified, or NULL and *r why not. */
 struct block *block_lookup_slow(struct vcpu *vcpu, gva_t va, enum exec *r);
+/* Before it is executed, if some page has been unmarked since: stores to its pages are noticed. */
+void block_mark_pages(struct vcpu *vcpu, struct block *b);
 /* *r for an access to the source that failed. */
 enum exec block_access_failed(void);
 

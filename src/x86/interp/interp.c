@@ -90,10 +90,12 @@ static inline bool within_cs_limit(const struct vcpu *vcpu, unsigned len)
 	return in_64bit_mode(vcpu) || vcpu->arch.rip + len - 1 <= vcpu->arch.seg[SEG_CS].limit;
 }
 
-static void enter_block(struct vcpu *vcpu, const struct block *b)
+static void enter_block(struct vcpu *vcpu, struct block *b)
 {
 	vcpu->arch.block_abort = false;
 	vcpu->arch.code_page = b->gpa & PAGE_MASK;
+	if (unlikely(b->unmarks != vcpu->arch.mmu->interp_unmarks))
+		block_mark_pages(vcpu, b);
 	mmu_select_tlb(vcpu);
 }
 

@@ -111,7 +111,7 @@ static enum exec mem_resolve(struct vcpu *vcpu, gva_t va, unsigned access, struc
 		return EXEC_OK;
 	write_ok = walk.writable && walk.dirty && !(slot->flags & KVM_MEM_READONLY) &&
 		   (write || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) &&
-		   !mmu_is_code_page(vcpu, walk.gpa & PAGE_MASK);
+		   !(write ? mmu_code_page_store(vcpu, walk.gpa & PAGE_MASK) : mmu_is_code_page(vcpu, walk.gpa & PAGE_MASK));
 	tlb_fill(vcpu, tlb, va, ref->host, write_ok, &walk);
 	return EXEC_OK;
 }

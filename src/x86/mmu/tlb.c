@@ -344,13 +344,18 @@ static u32 code_hash(gfn_t gfn)
 
 #define CODE_USER(user) BIT_ULL(62 + (user))
 #define CODE_USERS (CODE_USER(CODE_INTERP) | CODE_USER(CODE_DBT))
+/* Stores to a page that is the interpreter's only, since it was marked. */
+#define CODE_STORE BIT_ULL(50)
+#define CODE_STORES (0x7ffull * CODE_STORE)
+#define CODE_EXTRA (CODE_USERS | CODE_STORES)
+#define INTERP_STORES_MAX 200
 
 /* The slot of key, or the free one where it would be. */
 static u64 *code_slot(u64 *table, u32 mask, u64 key)
 {
 	u32 i = code_hash(key) & mask;
 
-	while (table[i] && (table[i] & ~CODE_USERS) != key)
+	while (table[i] && (table[i] & ~CODE_EXTRA) != key)
 		i = (i + 1) & mask;
 	return &table[i];
 }
@@ -367,7 +372,7 @@ static void code_grow(struct mmu *mmu)
 
 		if (!(entry & CODE_USERS))
 			continue;
-		*code_slot(table, mask, entry & ~CODE_USERS) = entry;
+		*code_slot(table, mask, entry & ~CODE_EXTRA) = entry;
 		nr++;
 	}
 	free(mmu->code_gfns);
@@ -401,9 +406,28 @@ void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 		return;
 	slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
 	mmu->code_nr += !*slot;
-	*slot |= code_key(page) | CODE_USER(user);
+	*slot = (*slot & CODE_USERS) | code_key(page) | CODE_USER(user);
 	if (!was)
 		mmu_flush_write_tags(vcpu);
+}
+
+/*
+ * The interpreter never says that a page is of no more use to it: it compares what it executes with memory, and needs the mark
+ * only to notice a block that changes itself. So the page is data again after some stores, until it is executed.
+ */
+bool mmu_code_page_store(struct vcpu *vcpu, gpa_t page)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	u64 *slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
+
+	if ((*slot & CODE_USERS) == CODE_USER(CODE_INTERP) && page != vcpu->arch.code_page) {
+		*slot += CODE_STORE;
+		if ((*slot & CODE_STORES) > INTERP_STORES_MAX * CODE_STORE) {
+			*slot &= ~CODE_EXTRA;
+			mmu->interp_unmarks++;
+		}
+	}
+	return mmu_is_code_page(vcpu, page);
 }
 
 void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
