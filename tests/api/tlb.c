@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the software TLB must not make slow, by the counters: two pages that share a place in it, and pages that held code
+ * once. And what its second level must not remember: mappings and permissions that are gone, pages that hold code now.
+ */
+#include "both.h"
+
+#define MEM (64u << 20)
+#define CODE 0x100000u
+#define HANDLER 0x30000u
+#define IDT 0x20000u
+#define STACK 0x300000u
+#define TABLE 0x40000u		/* of B's 2 MiB, in small pages */
+#define A 0x1000000u
+#define B 0x2000000u		/* 4096 pages on: the same place */
+#define OTHER 0x2100000u	/* another page for B */
+#define ROUNDS 100000
+#define FEW 3000
+
+GUEST_CODE(alternate, "mov $100000, %ecx; 1: mov (%rsi), %rax; add %rax, %rbx; mov (%rdi), %rdx; add %rdx, %rbx\n"
+		      "mov %rbx, 8(%rsi); mov %rbx, 8(%rdi); dec %ecx; jnz 1b; hlt");
+/* Both are there and in each other's way; then something happens to B. */
+#define BOTH "mov (%rsi), %rax; mov %rax, 8(%rdi); mov %rax, 8(%rsi); mov (%rdi), %rax; mov (%rsi), %rbx\n"
+GUEST_CODE(remap, BOTH "mov %r8, (%r9); invlpg (%rdi); mov (%rsi), %rbx; mov (%rdi), %rbx; hlt");
+GUEST_CODE(reload, BOTH "mov %r8, (%r9); mov %cr3, %rax; mov %rax, %cr3; mov (%rsi), %rbx; mov (%rdi), %rbx; hlt");
+GUEST_CODE(protect, BOTH "mov %r8, (%r9); invlpg (%rdi); mov (%rsi), %rbx; mov (%rdi), %rbx; mov %rbx, (%rdi); hlt");
+/* A function in B: called, changed, called, with A in between. */
+GUEST_CODE(changes, "mov %rbx, 0x100(%rdi); mov %rbx, 0x100(%rsi); xor %ebx, %ebx; mov $1000, %ecx\n"
+		    "1: call *%rdi; mov 0x100(%rsi), %rax; mov %rax, 0x108(%rsi); mov %ecx, 1(%rdi); add %rdx, %r10; dec %ecx; jnz 1b; hlt");
+static const uint8_t function[] = { 0xba, 0, 0, 0, 0, 0xc3 };	/* mov $0, %edx; ret */
+/* Stores all over the page of a function that has run. */
+GUEST_CODE(reuse, "call *%rdi; mov $100000, %ecx; 1: mov %ecx, %eax; and $0x7f8, %eax; mov %rcx, 0x800(%rdi,%rax); mov %rcx, 0x10(%rdi)\n"
+		  "dec %ecx; jnz 1b; call *%rdi; hlt");
+
+static struct kvmtest open_guest(const uint8_t *code, size_t len)
+{
+	struct kvmtest t = kvmtest_vm(MEM, 0);
+	uint64_t *gate = (uint64_t *)(t.mem + IDT + 14 * 16), *table = (uint64_t *)(t.mem + TABLE);
+	struct kvm_sregs s;
+
+	kvmtest_add_vcpu(&t, 0);
+	kvmtest_long_mode(&t, CODE, code, len);
+	((uint64_t *)(t.mem + 0x3000))[B >> 21] = TABLE | 7;
+	for (unsigned i = 0; i < 512; i++)
+		table[i] = (B + i * 0x1000u) | 0x67;
+	gate[0] = (HANDLER & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (uint64_t)(HANDLER >> 16) << 48;
+	t.mem[HANDLER] = 0xf4;
+	*(uint64_t *)(t.mem + A) = 3;
+	*(uint64_t *)(t.mem + B) = 5;
+	*(uint64_t *)(t.mem + OTHER) = 7;
+	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &s) == 0);
+	s.idt.base = IDT;
+	s.idt.limit = 0xfff;
+	s.cr0 |= 0x10000;
+	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &s) == 0);
+	return t;
+}
+
+/* entry: what B's entry becomes. */
+static struct kvm_regs run(struct kvmtest *t, uint64_t entry)
+{
+	struct kvm_regs r = { .rip = CODE, .rsp = STACK, .rflags = 2, .rsi = A, .rdi = B, .r8 = entry, .r9 = TABLE };
+
+	NEED(ioctl(t->vcpu, KVM_SET_REGS, &r) == 0);
+	CHECK_EQ(ioctl(t->vcpu, KVM_RUN, 0), 0);
+	CHECK_EQ(t->run->exit_reason, KVM_EXIT_HLT);
+	NEED(ioctl(t->vcpu, KVM_GET_REGS, &r) == 0);
+	return r;
+}
+#define OPEN(code) open_guest(code, GUEST_LEN(code))
+
+/* Tests of the engines make look-ups fail on purpose. */
+static bool counters_tell(void)
+{
+	return kvmtest_softkvm() && !getenv("SOFTKVM_TLB");
+}
+
+static void test_alternate(void)
+{
+	struct kvmtest t = OPEN(alternate);
+	long long walks = kvmtest_stat(t.vcpu, "tlb_misses"), calls = kvmtest_stat(t.vcpu, "dbt_slow_calls");
+
+	CHECK_EQ(run(&t, 0).rbx, 8 * ROUNDS);
+	CHECK_EQ(*(uint64_t *)(t.mem + B + 8), 8 * ROUNDS);
+	if (counters_tell()) {
+		CHECK(kvmtest_stat(t.vcpu, "tlb_misses") - walks < FEW);
+		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
+	}
+	kvmtest_done(&t);
+}
+
+/* Twice: the second time there is a translation. */
+static void test_gone(void)
+{
+	struct kvmtest t = OPEN(remap);
+
+	for (unsigned i = 0; i < 2; i++) {
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x67;
+		CHECK_EQ(run(&t, OTHER | 0x67).rbx, 7);
+	}
+	kvmtest_done(&t);
+	t = OPEN(reload);
+	for (unsigned i = 0; i < 2; i++) {
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x67;
+		CHECK_EQ(run(&t, OTHER | 0x67).rbx, 7);
+	}
+	kvmtest_done(&t);
+	t = OPEN(protect);
+	for (unsigned i = 0; i < 2; i++) {
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x67;
+		CHECK_EQ(run(&t, B | 0x65).rip, HANDLER + 1);
+	}
+	kvmtest_done(&t);
+}
+
+static void test_changes(void)
+{
+	struct kvmtest t = OPEN(changes);
+
+	memcpy(t.mem + B, function, sizeof(function));
+	/* The first call returns 0, the others the number before. */
+	CHECK_EQ(run(&t, 0).r10, 1000 * 1001 / 2 - 1);
+	kvmtest_done(&t);
+}
+
+static void test_reuse(bool stepped)
+{
+	static const uint8_t two[] = { 0x90, 0xc3 };
+	struct kvm_guest_debug step = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
+	struct kvm_regs r = { .rip = B, .rsp = STACK, .rflags = 2 };
+	struct kvmtest t = OPEN(reuse);
+	long long walks;
+
+	memcpy(t.mem + B, two, sizeof(two));
+	if (stepped) { /* by the interpreter, whatever the engine is */
+		NEED(ioctl(t.vcpu, KVM_SET_GUEST_DEBUG, &step) == 0);
+		NEED(ioctl(t.vcpu, KVM_SET_REGS, &r) == 0);
+		CHECK_EQ(ioctl(t.vcpu, KVM_RUN, 0), 0);
+		CHECK_EQ(t.run->exit_reason, KVM_EXIT_DEBUG);
+		step.control = 0;
+		NEED(ioctl(t.vcpu, KVM_SET_GUEST_DEBUG, &step) == 0);
+	}
+	walks = kvmtest_stat(t.vcpu, "tlb_misses");
+	run(&t, 0);
+	if (counters_tell())
+		CHECK(kvmtest_stat(t.vcpu, "tlb_misses") - walks < FEW);
+	kvmtest_done(&t);
+}
+
+static void test(void)
+{
+	test_alternate();
+	test_gone();
+	test_changes();
+	test_reuse(false);
+	test_reuse(true);
+}
+
+int main(int argc, char **argv)
+{
+	return both_engines(argv[0], test);
+}
