@@ -164,7 +164,7 @@ void mmu_flush_write_tags(struct vcpu *vcpu);
 /* This page now holds code this vCPU has decoded: stores there must take the slow path. */
 enum code_user { CODE_INTERP, CODE_DBT };
 void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
-/* None of this user's any more. (Of the set of several vCPUs, shared_code.c, nothing is ever removed.) */
+/* None of this user's any more. */
 void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user);
 void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user);
 bool mmu_is_code_page(struct vcpu *vcpu, gpa_t page);

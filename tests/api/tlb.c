@@ -123,12 +123,13 @@ static void test_changes(void)
 	kvmtest_done(&t);
 }
 
-static void test_reuse(bool stepped)
+static void test_reuse(bool stepped, bool smp)
 {
 	static const uint8_t two[] = { 0x90, 0xc3 };
 	struct kvm_guest_debug step = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
 	struct kvm_regs r = { .rip = B, .rsp = STACK, .rflags = 2 };
 	struct kvmtest t = OPEN(reuse);
+	int other = smp ? ioctl(t.vm, KVM_CREATE_VCPU, 1) : -1;
 	long long walks;
 
 	memcpy(t.mem + B, two, sizeof(two));
@@ -144,6 +145,8 @@ static void test_reuse(bool stepped)
 	run(&t, 0);
 	if (counters_tell())
 		CHECK(kvmtest_stat(t.vcpu, "tlb_misses") - walks < FEW);
+	if (smp)
+		close(other);
 	kvmtest_done(&t);
 }
 
@@ -152,8 +155,8 @@ static void test(void)
 	test_alternate();
 	test_gone();
 	test_changes();
-	test_reuse(false);
-	test_reuse(true);
+	for (unsigned i = 0; i < 4; i++)
+		test_reuse(i & 1, i & 2);
 }
 
 int main(int argc, char **argv)

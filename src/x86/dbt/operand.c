@@ -105,12 +105,12 @@ static struct hmem put_operand(struct trans *tr, const struct ea *ea, s32 tag, s
 	return MEM_SIB(T0, T1, 0, 0);
 }
 
-/* T0 is the address, T1 its place unless that is constant: T0 = offset in the page, if size bytes of it can be had. */
-static void put_tag_check(struct trans *tr, u32 size, bool write, s32 place, struct cold *c)
+/* T0 is the address, T1 its place unless that is constant: T0 = offset in the page, if size bytes of it can be had. begin: of the look-up. */
+static void put_tag_check(struct trans *tr, u32 begin, u32 size, bool write, s32 place, struct cold *c)
 {
 	s32 tag = tlb_disp(tr, write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
 
-	c->lookups[c->nr_fields] = (struct lookup){ .retry = tr->e->at, .place = place, .write = write };
+	c->lookups[c->nr_fields] = (struct lookup){ .retry = begin, .place = place, .write = write };
 	put_rm(tr->e, W8, 0x03, T0, place < 0 ? MEM_GS(T1, tag) : MEM_GS(NOREG, tag + place));
 	put_alu_imm(tr->e, W8, 7, T0, PAGE_SIZE - size);
 	put_jcc_cold(tr, CC_A, c);
@@ -125,20 +125,21 @@ u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, s
 	struct emit *e = tr->e;
 	s32 tag = tlb_disp(tr, write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
 	s32 delta = tlb_disp(tr, offsetof(struct tlb, delta));
+	const u32 begin = e->at;
 	bool both;
 
 	put_ea(tr, ea, T1);
 	if (ea_is_constant(ea)) {
 		s32 at = tlb_index(ea->disp) * 8;
 
-		put_tag_check(tr, size, write, at, c);
+		put_tag_check(tr, begin, size, write, at, c);
 		put_mov_imm(e, T0, ea->disp);
 		put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, delta + at));
 		*m = MEM_BASE(T0, 0);
 		return T1;
 	}
 	put_tlb_place(e);
-	put_tag_check(tr, size, write, -1, c);
+	put_tag_check(tr, begin, size, write, -1, c);
 	*m = put_operand(tr, ea, tag, delta, &both);
 	return both ? NOREG : m->base == T0 ? T1 : T0;
 }
@@ -189,11 +190,12 @@ static void put_range(struct trans *tr, const struct range *r, struct cold *c)
 	s32 delta = tlb_disp(tr, offsetof(struct tlb, delta));
 	struct ea ea = range_ea(r, r->lo);
 	struct emit *e = tr->e;
+	const u32 begin = e->at;
 
 	put_ea(tr, &ea, T1);
 	if (!ea_is_constant(&ea))
 		put_tlb_place(e);
-	put_tag_check(tr, r->hi - r->lo, r->write, ea_is_constant(&ea) ? (s32)tlb_index(ea.disp) * 8 : -1, c);
+	put_tag_check(tr, begin, r->hi - r->lo, r->write, ea_is_constant(&ea) ? (s32)tlb_index(ea.disp) * 8 : -1, c);
 	if (by_difference(r))
 		put_load(e, T1, MEM_GS(T1, delta));
 	else

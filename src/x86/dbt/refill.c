@@ -3,9 +3,9 @@
  * A look-up has found another page's entry in the first level of the TLB: common code that asks the second, one piece for each TLB
  * and kind of access. Two pages that a loop needs and that share an index there would otherwise cost a call of C each time round.
  *
- *  1. Called with T0 and T1 as the look-up has left them: address + tag, place. It returns with the address in T0, for the
- *     look-up to be repeated, which then succeeds; or, if there is nothing to be done, DBT_REFILL_SKIP bytes further on, past
- *     the jump to the repetition.
+ *  1. Called with T0 and T1 as the look-up has left them: address + tag, place. It returns for the look-up to be
+ *     repeated, which then succeeds; or, if there is nothing to be done, DBT_REFILL_SKIP bytes further on, past the jump to its
+ *     beginning.
  *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c): it is only changed where these remain
  *     true, that is, one that has been filled since the last flush, for another of the same kind.
  *  3. A tag that has matched means that the access crosses the page.

@@ -82,7 +82,7 @@ struct cold {
 	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_VEC, COLD_X87 } type;
 	u32 fields[3], nr_fields;	/* distances that lead here... */
 	struct lookup {
-		u32 retry;		/* ...from a look-up: where it compares the tag, 0: it is none */
+		u32 retry;		/* ...from a look-up: where it begins, 0: it is none */
 		s32 place;		/* constant, or -1: in T1 */
 		bool write;
 	} lookups[3];

@@ -117,20 +117,17 @@ static void handler(struct dbt_verifier *v, u32 site)
 	s->flags = FLAGS_NONE;
 }
 
-/* T0 and T1 are of one address, whose tag has not matched. It comes back with that address, or to after the next jump. */
+/* T0 and T1 are of one address, whose tag has not matched. It comes back, or to after the next jump. */
 static bool refill(struct dbt_verifier *v, u8 ctx, bool write)
 {
 	struct value *t0 = &v->now.reg[T0], *t1 = &v->now.reg[T1];
 	bool place = t1->kind == INDEX ? same_address(t0, t1) : t1->kind == CONST && !t0->name && t1->a == tlb_index(t0->a) * 8;
-	struct state missed;
 
 	if (t0->kind != OFFSET || t0->ctx != ctx || t0->write != write || !place)
 		return refuse(v, "refill of something else than what was looked up");
 	v->now.flags = FLAGS_NONE;
-	missed = v->now;
-	missed.reg[T0] = any;
-	*t0 = (struct value){ .kind = t0->name ? SYM : CONST, .name = t0->name, .a = t0->a };
-	return flow_to(v, v->pc + v->zi.length + DBT_REFILL_SKIP, &missed);
+	*t0 = *t1 = any;
+	return flow_to(v, v->pc + v->zi.length + DBT_REFILL_SKIP, &v->now);
 }
 
 static bool call(struct dbt_verifier *v, u32 target)

@@ -171,7 +171,7 @@ struct anchor {
 };
 
 struct meeting {
-	struct anchor anchors[16 + 3];
+	struct anchor anchors[16 + 3 + 1];
 	u32 nr;
 	struct label *label;
 	u32 start;
@@ -187,6 +187,15 @@ static void anchor_add(struct meeting *m, const struct value *in, const struct v
 		return;
 	a->out = same_address(&a->in, &a->other) ? a->in : sym(((m->label->at - m->start) << 6 | what) + 1);
 	m->nr++;
+}
+
+/* A look-up that has failed: it does not matter of which address T0 and T1 are, as long as it is the same. */
+static void anchor_add_failed(struct meeting *m, const struct value *in, const struct value *other)
+{
+	const struct value a = derived(SYM, in), b = derived(SYM, other);
+
+	if (in->kind == OFFSET && other->kind == OFFSET && in->name && other->name)
+		anchor_add(m, &a, &b, T0);
 }
 
 /* x on one way and y on the other, made of the addresses of an anchor in the same manner. */
@@ -269,6 +278,7 @@ void state_meet(struct label *l, const struct state *s, u32 start)
 			anchor_add(&m, &in->reg[r], &s->reg[r], r);
 	for (unsigned i = 0; i < 3; i++)
 		anchor_add(&m, &in->slot[FRAME_R13 / 8 + i], &s->slot[FRAME_R13 / 8 + i], IN_SLOT + FRAME_R13 / 8 + i);
+	anchor_add_failed(&m, &in->reg[T0], &s->reg[T0]);
 	for (unsigned r = 0; r < 16; r++)
 		value_meet(&m, &in->reg[r], &s->reg[r], &changed);
 	for (unsigned i = 0; i < NR_SLOTS; i++)

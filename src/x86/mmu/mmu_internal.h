@@ -41,4 +41,9 @@ bool tlb_refill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, bool write);
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok,
 	      const struct walk *walk);
 
+/* tlb.c: this vCPU uses the page, which is marked, until the translator's mark goes. False: it does already. */
+bool mmu_note_shared(struct vcpu *vcpu, gpa_t page);
+/* shared_code.c: one vCPU less uses it. */
+void mmu_unshare_code_page(struct vm *vm, gpa_t page);
+
 #endif

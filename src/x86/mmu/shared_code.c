@@ -3,10 +3,12 @@
  * Pages with translated code, when a VM has more than one vCPU: their stores must not
  * go unnoticed by the vCPU that has the translation.
  *
- *  1. The set of such pages belongs to the VM and only grows. A page in it gets no
- *     write tag on any vCPU, so that every store to it comes through the slow path.
- *  2. A vCPU that is about to translate puts the page into the set, under a number of its own (the
- *     epoch), then asks every other vCPU to drop its write tags (KVM_REQ_CODE_PAGE), and reads the page
+ *  1. The set of such pages belongs to the VM. A page that vCPUs use gets no write tag on any of
+ *     them, so that every store to it comes through the slow path. When the last one gives it up it is data
+ *     again; its slot stays.
+ *  2. A vCPU that is about to translate uses the page from then on. The first one gives it a number of its own (the
+ *     epoch), not before everybody can see that it is used, then asks every other vCPU to drop its write tags
+ *     (KVM_REQ_CODE_PAGE), and reads the page
  *     only when all of them have since, or are outside guest mode. It waits for an answer only
  *     the first time, and not for long: the host may run one of them no sooner than in milliseconds. Until
  *     then the interpreter executes what is in the page, and each later attempt just looks. Who waits answers
@@ -16,18 +18,26 @@
  *     the log whenever they come out of translated code, which they do for the
  *     request, and after instructions with a C handler: all that serialise are.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "host/host.h"
 #include "x86/mmu/mmu_internal.h"
 
-#define SET_SIZE 65536u
+#define SET_SIZE (512u << 10)
 #define SYNC_SPINS 500
-#define KEY_SYNCED 1ull
+
+/* Of a page: who uses it, in one word that changes at once. */
+#define STATE_SYNCED BIT_ULL(0)	/* everybody has dropped their write tags since it is used */
+#define STATE_USER BIT_ULL(1)	/* times the number of vCPUs */
+#define STATE_USERS (0xffffull * STATE_USER)
+#define STATE_EPOCH BIT_ULL(32)	/* times the epoch; 0: not yet used for everyone */
+
+static_assert(KVM_ABI_MAX_VCPUS <= STATE_USERS / STATE_USER, "they can be counted");
 
 struct shared_code {
-	_Atomic u64 keys[SET_SIZE];	/* (gfn + 1) << 1 | KEY_SYNCED */
-	_Atomic u32 epochs[SET_SIZE];	/* of the page of that key; 0: not yet in the set for everyone */
+	_Atomic u64 keys[SET_SIZE];	/* gfn + 1 */
+	_Atomic u64 states[SET_SIZE];	/* of the page of that key */
 	_Atomic u32 epoch;		/* the last one given */
 	_Atomic u32 dropped[KVM_ABI_MAX_VCPUS]; /* by index: the epoch up to which that vCPU has no write tag */
 	_Atomic u32 nr;
@@ -59,13 +69,14 @@ void mmu_shared_code_destroy(struct vm *vm)
 /* The slot of gfn, or a free one; NULL when full. */
 static _Atomic u64 *set_slot(struct shared_code *sc, gfn_t gfn)
 {
-	u32 h = (gfn + 1) * 0x9e3779b97f4a7c15ull >> 40;
+	/* Neighbours are neighbours: few pages of the table are touched. */
+	u32 h = ((gfn >> 6) * 0x9e3779b97f4a7c15ull >> 40) * 64 + gfn % 64;
 
 	for (u32 i = 0; i < SET_SIZE; i++) {
 		_Atomic u64 *slot = &sc->keys[(h + i) % SET_SIZE];
 		u64 key = atomic_load(slot);
 
-		if (!key || key >> 1 == gfn + 1)
+		if (!key || key == gfn + 1)
 			return slot;
 	}
 	return NULL;
@@ -79,30 +90,49 @@ bool mmu_is_shared_code_page(struct vm *vm, gpa_t page)
 	if (likely(!sc))
 		return false;
 	slot = set_slot(sc, page >> PAGE_SHIFT);
-	return slot && atomic_load(slot);
+	return slot && (atomic_load(&sc->states[slot - sc->keys]) & STATE_USERS);
 }
 
-/* *fresh: it was not in the set before, and now has an epoch. */
-static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn, bool *fresh)
+/* The state of gfn; NULL: too many pages. */
+static _Atomic u64 *set_insert(struct shared_code *sc, gfn_t gfn)
 {
-	_Atomic u64 *slot;
-
-	*fresh = false;
-	if (atomic_load(&sc->nr) > SET_SIZE / 2)
-		return NULL;
 	for (;;) {
+		_Atomic u64 *slot = set_slot(sc, gfn);
 		u64 empty = 0;
 
-		slot = set_slot(sc, gfn);
-		if (!slot || atomic_load(slot) >> 1 == gfn + 1)
-			return slot;
-		if (atomic_compare_exchange_strong(slot, &empty, (gfn + 1) << 1)) {
+		if (slot && atomic_load(slot) == gfn + 1)
+			return &sc->states[slot - sc->keys];
+		if (!slot || atomic_load(&sc->nr) > SET_SIZE / 2)
+			return NULL;
+		if (atomic_compare_exchange_strong(slot, &empty, gfn + 1))
 			atomic_fetch_add(&sc->nr, 1);
-			atomic_store(&sc->epochs[slot - sc->keys], atomic_fetch_add(&sc->epoch, 1) + 1);
-			*fresh = true;
-			return slot;
-		}
 	}
+}
+
+/* One vCPU more. True: it is the first. */
+static bool use(struct shared_code *sc, _Atomic u64 *state)
+{
+	u64 old = atomic_load(state), new;
+
+	do
+		new = old & STATE_USERS ? old + STATE_USER : STATE_USER;
+	while (!atomic_compare_exchange_strong(state, &old, new));
+	if (old & STATE_USERS)
+		return false;
+	/* Now that nobody gets a write tag any more. */
+	atomic_fetch_add(state, (atomic_fetch_add(&sc->epoch, 1) + 1) * STATE_EPOCH);
+	return true;
+}
+
+void mmu_unshare_code_page(struct vm *vm, gpa_t page)
+{
+	struct shared_code *sc = atomic_load(&vm->arch.shared_code);
+	_Atomic u64 *state = &sc->states[set_slot(sc, page >> PAGE_SHIFT) - sc->keys];
+	u64 old = atomic_load(state), new;
+
+	do
+		new = (old & STATE_USERS) == STATE_USER ? 0 : old - STATE_USER;
+	while (!atomic_compare_exchange_strong(state, &old, new));
 }
 
 void mmu_drop_tags_for_code(struct vcpu *vcpu)
@@ -157,22 +187,24 @@ static bool others_dropped(struct vcpu *vcpu, struct shared_code *sc, u32 epoch,
 bool mmu_share_code_page(struct vcpu *vcpu, gpa_t page)
 {
 	struct shared_code *sc = atomic_load(&vcpu->vm->arch.shared_code);
+	_Atomic u64 *state = sc ? set_insert(sc, page >> PAGE_SHIFT) : NULL;
 	bool fresh = false;
-	_Atomic u64 *slot = sc ? set_insert(sc, page >> PAGE_SHIFT, &fresh) : NULL;
 	u32 epoch;
 
-	if (!slot)
+	if (!state)
 		return false;
-	if (atomic_load(slot) & KEY_SYNCED)
+	if (mmu_note_shared(vcpu, page))
+		fresh = use(sc, state);
+	if (atomic_load(state) & STATE_SYNCED)
 		return true;
-	epoch = atomic_load(&sc->epochs[slot - sc->keys]);
+	epoch = atomic_load(state) / STATE_EPOCH;
 	if (!epoch)
-		return false; /* whoever is putting it in has not finished */
+		return false; /* whoever is the first has not finished */
 	if (atomic_load(&sc->dropped[vcpu->index]) < epoch)
 		mmu_drop_tags_for_code(vcpu);
 	if (!others_dropped(vcpu, sc, epoch, fresh ? SYNC_SPINS : 0))
 		return false;
-	atomic_fetch_or(slot, KEY_SYNCED);
+	atomic_fetch_or(state, STATE_SYNCED);
 	return true;
 }
 

@@ -347,7 +347,8 @@ static u32 code_hash(gfn_t gfn)
 /* Stores to a page that is the interpreter's only, since it was marked. */
 #define CODE_STORE BIT_ULL(50)
 #define CODE_STORES (0x7ffull * CODE_STORE)
-#define CODE_EXTRA (CODE_USERS | CODE_STORES)
+#define CODE_SHARED BIT_ULL(61)	/* used in shared_code.c; the translator's only */
+#define CODE_EXTRA (CODE_USERS | CODE_SHARED | CODE_STORES)
 #define INTERP_STORES_MAX 200
 
 /* The slot of key, or the free one where it would be. */
@@ -406,7 +407,7 @@ void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 		return;
 	slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
 	mmu->code_nr += !*slot;
-	*slot = (*slot & CODE_USERS) | code_key(page) | CODE_USER(user);
+	*slot = (*slot & (CODE_USERS | CODE_SHARED)) | code_key(page) | CODE_USER(user);
 	if (!was)
 		mmu_flush_write_tags(vcpu);
 }
@@ -430,11 +431,31 @@ bool mmu_code_page_store(struct vcpu *vcpu, gpa_t page)
 	return mmu_is_code_page(vcpu, page);
 }
 
+static void entry_unmark(struct vcpu *vcpu, u64 *slot, u64 users)
+{
+	if ((users & CODE_USER(CODE_DBT)) && (*slot & CODE_SHARED)) {
+		mmu_unshare_code_page(vcpu->vm, ((*slot & ~CODE_EXTRA) - 1) << PAGE_SHIFT);
+		*slot &= ~CODE_SHARED;
+	}
+	*slot &= ~users;
+}
+
 void mmu_unmark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
 
-	*code_slot(mmu->code_gfns, mmu->code_mask, code_key(page)) &= ~CODE_USER(user);
+	entry_unmark(vcpu, code_slot(mmu->code_gfns, mmu->code_mask, code_key(page)), CODE_USER(user));
+}
+
+bool mmu_note_shared(struct vcpu *vcpu, gpa_t page)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	u64 *slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
+
+	if (*slot & CODE_SHARED)
+		return false;
+	*slot |= CODE_SHARED;
+	return true;
 }
 
 void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user)
@@ -442,7 +463,7 @@ void mmu_unmark_code_pages(struct vcpu *vcpu, enum code_user user)
 	struct mmu *mmu = vcpu->arch.mmu;
 
 	for (u32 i = 0; mmu->code_nr && i <= mmu->code_mask; i++)
-		mmu->code_gfns[i] &= ~CODE_USER(user);
+		entry_unmark(vcpu, &mmu->code_gfns[i], CODE_USER(user));
 }
 
 void mmu_clear_code_pages(struct vcpu *vcpu)
@@ -451,6 +472,7 @@ void mmu_clear_code_pages(struct vcpu *vcpu)
 
 	if (!mmu)
 		return;
+	mmu_unmark_code_pages(vcpu, CODE_DBT);
 	memset(mmu->code_gfns, 0, (mmu->code_mask + 1ul) * sizeof(*mmu->code_gfns));
 	mmu->code_nr = 0;
 }
