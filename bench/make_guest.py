@@ -21,7 +21,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = ("perl", "python3", "gawk", "sed", "grep", "sort", "sha256sum", "gzip", "bzip2", "xz", "sqlite3", "bash",
-            "fmt", "wc")
+            "fmt", "wc", "make", "sh", "rm", "as", "ar")
 PATH = "/usr/bin:/bin"
 
 
@@ -113,9 +113,11 @@ def make_root(out):
     cc1 = subprocess.run(["gcc", "-print-prog-name=cc1"], stdout=subprocess.PIPE, check=True).stdout.decode().strip()
     install_program(root, cc1)
     os.symlink(cc1, bench + "/cc1")
-    with open(bench + "/unit.i", "wb") as f:
-        f.write(subprocess.run(["gcc", "-E", "-P", "-D_GNU_SOURCE", os.path.join(HERE, "workloads", "sort.c")],
-                               stdout=subprocess.PIPE, check=True).stdout)
+    os.mkdir(bench + "/out")
+    for unit in ("compress", "hash", "sort", "text"):
+        with open(bench + "/%s.i" % unit, "wb") as f:
+            f.write(subprocess.run(["gcc", "-E", "-P", "-D_GNU_SOURCE", os.path.join(HERE, "workloads", unit + ".c")],
+                                   stdout=subprocess.PIPE, check=True).stdout)
     modules = python_files()
     os.makedirs(root + os.path.dirname(modules[-1]) + "/lib-dynload", exist_ok=True)
     for path in modules + perl_files():
