@@ -21,6 +21,7 @@
 #define SLOW 256u
 #define LOAD_VEC 320u
 #define LOAD_X87 384u
+#define REFILL(ctx, write) (448u + 32 * (ctx) + 16 * (write))
 #define STUB_BAD 70u
 
 static struct vcpu *vcpu;
@@ -44,14 +45,19 @@ static void row(void)
 	d->faults[d->nr_faults++].at = e->at;
 }
 
-/* T0 = offset of rax + disp in its page, T1 = entry */
-static void look_up(s32 disp, bool write)
+/* T0 = offset of base + disp in its page, T1 = entry */
+static void look_up_by(u8 base, s32 disp, bool write)
 {
-	put_lea(e, T0, MEM_BASE(RAX, disp));
+	put_lea(e, T0, MEM_BASE(base, disp));
 	put_mov(e, T1, T0);
 	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
 	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
 	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(write)));
+}
+
+static void look_up(s32 disp, bool write)
+{
+	look_up_by(RAX, disp, write);
 }
 
 static void compare(unsigned size)
@@ -705,6 +711,94 @@ static void x87_pretended(void)
 	put8(e, 1);
 }
 
+static void nothing(void)
+{
+}
+
+/* Look up, refill, look up again; before the refill something is done. */
+static void refill(u32 stub, void (*before)(void))
+{
+	const u32 begin = e->at;
+	u32 matched;
+
+	look_up(8, false);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
+	put_jcc(e, CC_BE, 0);
+	matched = e->at - 4;
+	before();
+	put_call(e, stub);
+	put_jmp(e, begin);
+	put_mov_imm(e, T0, 0);
+	put_jmp(e, EXIT_SLOT);
+	patch_rel32(e, matched, e->at);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void refilled(void)
+{
+	refill(REFILL(0, false), nothing);
+}
+
+static void refilled_for_writing(void)
+{
+	refill(REFILL(0, true), nothing);
+}
+
+static void refilled_in_other_context(void)
+{
+	refill(REFILL(1, false), nothing);
+}
+
+static void other_refill_address(void)
+{
+	put_mov(e, T0, RCX);
+}
+
+static void refilled_by_other_address(void)
+{
+	refill(REFILL(0, false), other_refill_address);
+}
+
+static void other_refill_place(void)
+{
+	put_mov_imm(e, T1, 8);
+}
+
+static void refilled_at_other_place(void)
+{
+	refill(REFILL(0, false), other_refill_place);
+}
+
+/* Two look-ups that fail into one: of which address does not matter, but it must be one. */
+static void meet_at_refill(void (*before)(void))
+{
+	const u32 begin = e->at;
+	u32 first;
+
+	look_up(8, false);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
+	put_jcc(e, CC_A, 0);
+	first = e->at - 4;
+	look_up_by(RDX, 24, false);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
+	before();
+	patch_rel32(e, first, e->at);
+	put_call(e, REFILL(0, false));
+	put_jmp(e, begin);
+}
+
+static void refills_meet(void)
+{
+	meet_at_refill(nothing);
+}
+
+static void refills_meet_apart(void)
+{
+	meet_at_refill(other_refill_place);
+}
+
 static void middle_of_instruction(void)
 {
 	put_jcc(e, CC_E, e->at + 8);
@@ -761,6 +855,8 @@ static const struct {
 	BAD(vcpu_other_field), BAD(vcpu_other_tlb), BAD(leaked_register), BAD(leaked_slot), BAD(row_of_no_site), BAD(leaked_by_row_of_site), BAD(leaked_memory),
 	BAD(site_out_of_bounds), BAD(site_from_guest), BAD(call_unknown), BAD(jump_register),
 	BAD(jump_entry_not_compared), BAD(middle_of_instruction),
+	GOOD(refilled), BAD(refilled_for_writing), BAD(refilled_in_other_context), BAD(refilled_by_other_address),
+	BAD(refilled_at_other_place), GOOD(refills_meet), BAD(refills_meet_apart),
 	BAD(insn_syscall), BAD(insn_int), BAD(insn_ud2), BAD(insn_wrfsbase), BAD(insn_mov_fs), BAD(insn_xrstor),
 	BAD(insn_movsb), BAD(insn_std), BAD(insn_fs_operand), BAD(insn_rip_relative), BAD(insn_clzero), BAD(insn_evex),
 	BAD(insn_gather), BAD(insn_bts_frame), BAD(insn_pop_rsp), BAD(insn_ret), BAD(insn_not_one),
@@ -823,6 +919,8 @@ static int setup(void **state)
 	d->slow = SLOW;
 	d->load_vec = LOAD_VEC;
 	d->load_x87 = LOAD_X87;
+	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++)
+		d->refill[i / 2][i % 2] = REFILL(i / 2, i % 2);
 	vcpu->arch.dbt = d;
 	assert_int_equal(dbt_verifier_create(vcpu, d), 0);
 	return 0;
