@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "api/generate.h"
 #include "api/kvmtest.h"
 
 #define MEM_SIZE (8u << 20)
@@ -42,40 +43,15 @@
 #define STACK0 0x3f000u
 #define INT3_END (HANDLERS + 3 * 16 + 1)
 
-static uint64_t seed;
 static enum kind { KIND_64, KIND_32, KIND_USER, NR_KINDS } kind;
 static const char *const kinds[] = { "64", "32", "user" };
 static int narrow;		/* 32-bit programs */
 static int user;		/* user programs... */
 static uint64_t high;		/* ...have CODE here, too, and DATA as far from it */
 
-static unsigned rnd(unsigned n)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (seed >> 16) % n;
-}
-
 /* ---- the generator --------------------------------------------------------------- */
 
-static uint8_t *out, *start;
-
-static void put(unsigned n, ...)
-{
-	__builtin_va_list ap;
-
-	__builtin_va_start(ap, n);
-	while (n--)
-		*out++ = __builtin_va_arg(ap, int);
-	__builtin_va_end(ap);
-}
-
-static void put32(uint32_t v)
-{
-	memcpy(out, &v, 4);
-	out += 4;
-}
+static uint8_t *start;
 
 /* Any register but rsp. */
 static unsigned reg(void)

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "both.h"
+#include "generate.h"
 
 #define MEM (16u << 20)
 #define KBASE 0xffffffff80000000ull	/* physical memory, for the kernel only */
@@ -225,15 +226,6 @@ struct want {
 static uint8_t data[NR][DATA_SIZE];
 static uint64_t lists[LISTS_SIZE / 8];
 static unsigned lists_used;
-static uint64_t seed;
-
-static unsigned rnd(unsigned n)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (seed >> 16) % n;
-}
 
 static uint64_t rnd64(void)
 {

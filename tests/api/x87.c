@@ -21,6 +21,7 @@
 #include <ucontext.h>
 
 #include "both.h"
+#include "generate.h"
 
 #define REGION 0x20000000ul	/* slot 1: gpa, linear address and address here */
 #define REGION_SIZE 0x10000ul
@@ -40,37 +41,11 @@
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 };
 
 static int has_fip, has_fdp, has_fop;	/* this CPU notes them for all instructions, not only for an unmasked exception */
-static uint64_t seed;
-
-static unsigned rnd(unsigned n)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (seed >> 16) % n;
-}
 
 /* ---- the generator ------------------------------------------------------------------------------- */
 
-static uint8_t *out;
 static uint8_t *leaves[64];
 static unsigned nr_leaves;
-
-static void put(unsigned n, ...)
-{
-	__builtin_va_list ap;
-
-	__builtin_va_start(ap, n);
-	while (n--)
-		*out++ = __builtin_va_arg(ap, int);
-	__builtin_va_end(ap);
-}
-
-static void put32(uint32_t v)
-{
-	memcpy(out, &v, 4);
-	out += 4;
-}
 
 /* rbx, rdi, r13 point to the middle of the data, rsi and r15 are small, rsp is the stack. */
 static void memory(unsigned prefix, unsigned rex, unsigned map, unsigned opcode, unsigned reg)
