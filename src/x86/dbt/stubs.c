@@ -261,6 +261,15 @@ static void emit_exits(struct dbt *d)
 	put_leave(e);
 }
 
+/* fn(vcpu, site); T1 = vcpu, T0 = site */
+static void put_site_call(struct emit *e, const void *fn)
+{
+	put_mov(e, RDI, T1);
+	put_rr(e, W4, 0x89, T0, RSI);
+	put_mov_imm(e, RAX, (u64)fn);
+	put_rr(e, W4, 0xff, 2, RAX); /* call */
+}
+
 /* Called: T0 = site index. Comes back with everything reloaded, or leaves. */
 static void emit_slow(struct dbt *d)
 {
@@ -269,11 +278,8 @@ static void emit_slow(struct dbt *d)
 
 	d->slow = e->at;
 	put_spill(e, 8);
-	put_mov(e, RDI, T1);
-	put_rr(e, W4, 0x89, T0, RSI);
 	put_alu_imm(e, W8, 5, RSP, 8);
-	put_mov_imm(e, RAX, (u64)dbt_call_insn);
-	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_site_call(e, dbt_call_insn);
 	put_alu_imm(e, W8, 0, RSP, 8);
 	put_rr(e, W4, 0x85, RAX, RAX);
 	put_jcc(e, CC_NE, 0);
@@ -295,10 +301,7 @@ static void emit_slow_on(struct dbt *d)
 
 	d->slow_on = e->at;
 	put_spill(e, 0);
-	put_mov(e, RDI, T1);
-	put_rr(e, W4, 0x89, T0, RSI);
-	put_mov_imm(e, RAX, (u64)dbt_call_insn_on);
-	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_site_call(e, dbt_call_insn_on);
 	put_rr(e, W8, 0x85, RAX, RAX);
 	put_jcc(e, CC_E, 0);
 	leave = e->at - 4;
@@ -319,10 +322,7 @@ static void emit_slow_leave(struct dbt *d)
 
 	d->slow_leave = e->at;
 	put_spill(e, 0);
-	put_mov(e, RDI, T1);
-	put_rr(e, W4, 0x89, T0, RSI);
-	put_mov_imm(e, RAX, (u64)dbt_call_insn_leave);
-	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_site_call(e, dbt_call_insn_leave);
 	put_mov_imm(e, RAX, (u64)DBT_LEAVE << 28);
 	put_leave(e);
 }
