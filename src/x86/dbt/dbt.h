@@ -177,7 +177,7 @@ struct dbt {
 	u32 left;		/* ...which site */
 	/* offsets of the common code */
 #define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
-	u32 rep[DBT_REP_CTXS][4][2];	/* REP STOS, MOVS by log2 of the element's size */
+	u32 rep[DBT_REP_CTXS][4][4];	/* REP STOS, REP MOVS, STOS, MOVS by log2 of the element's size */
 #define DBT_REFILL_CTXS 3u
 	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
 	u32 common_faults;	/* rows of these */
@@ -250,7 +250,7 @@ static inline u32 jump_table_index(const struct dbt *d, u64 va)
 
 /* stubs.c: the code before the first block. */
 void dbt_emit_common(struct dbt *d);
-/* rep.c: common code for REP STOS and MOVS */
+/* rep.c: common code for STOS and MOVS, with and without REP */
 void dbt_emit_reps(struct dbt *d);
 /* What to call in place of the slow path, or that itself. */
 u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstruction *zi, const struct insn *insn);

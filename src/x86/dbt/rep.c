@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * REP STOS and REP MOVS of up to a page, forwards, by the host's own: common code, one piece for each TLB context
- * and size, in place of the call of the handler. Flags are dead or in the slot.
+ * STOS and MOVS, with REP for up to a page, forwards, by the host's own: common code, one piece for each TLB context,
+ * size and kind, in place of the call of the handler. Flags are dead or in the slot.
  *
  *  1. Called as the slow path is, with the site in T0. Whatever is not plain (DF, more than a page, the end
  *     of a page, a TLB miss) goes there, with nothing changed.
@@ -12,12 +12,16 @@
 #include "x86/dbt/dbt.h"
 
 #define CALLED 8	/* a return address is below the frame */
+/* Kinds: */
+#define REP_MOVS 1u	/* not STOS */
+#define REP_ONCE 2u	/* without REP */
 #define SPILLED_SITE SLOT(CALLED + FRAME_TMP1)
 #define DST_DELTA SLOT(CALLED + FRAME_TMP0)
 
 struct rep {
 	struct emit *e;
 	unsigned ctx, shift;
+	bool once;		/* without REP */
 	u32 slow[6], nr_slow;
 };
 
@@ -27,7 +31,7 @@ static void slow_if(struct rep *p, u8 cc)
 	p->slow[p->nr_slow++] = p->e->at - 4;
 }
 
-/* T1 = host - guest address for rcx elements at pointer. */
+/* T1 = host - guest address for rcx elements, or one, at pointer. */
 static void put_lookup(struct rep *p, u8 pointer, size_t tags)
 {
 	s32 tlb = offsetof(struct mmu, tlbs) + p->ctx * sizeof(struct tlb);
@@ -36,7 +40,7 @@ static void put_lookup(struct rep *p, u8 pointer, size_t tags)
 	put_mov(e, T0, pointer);
 	put_tlb_place(e);
 	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tlb + tags));
-	put_lea(e, T0, MEM_SIB(T0, RCX, p->shift, 0));
+	put_lea(e, T0, p->once ? MEM_BASE(T0, 1 << p->shift) : MEM_SIB(T0, RCX, p->shift, 0));
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
 	slow_if(p, CC_A);
 	put_load(e, T1, MEM_GS(T1, tlb + offsetof(struct tlb, delta)));
@@ -44,7 +48,8 @@ static void put_lookup(struct rep *p, u8 pointer, size_t tags)
 
 static void put_rep(struct rep *p, u8 opcode)
 {
-	put8(p->e, 0xf3);
+	if (!p->once)
+		put8(p->e, 0xf3);
 	if (p->shift == 3)
 		put8(p->e, 0x48);
 	else if (p->shift == 1)
@@ -57,10 +62,10 @@ static void put_add(struct emit *e, bool sub, u8 reg, u8 by)
 	put_rr(e, W8, sub ? 0x29 : 0x01, by, reg);
 }
 
-static u32 emit_rep(struct dbt *d, unsigned ctx, unsigned shift, bool movs)
+static u32 emit_rep(struct dbt *d, unsigned ctx, unsigned shift, bool movs, bool once)
 {
 	struct emit *e = &d->emit;
-	struct rep p = { .e = e, .ctx = ctx, .shift = shift };
+	struct rep p = { .e = e, .ctx = ctx, .shift = shift, .once = once };
 	const u32 begin = e->at = (e->at + 15) & ~15u;
 	struct dbt_fault_row *row;
 
@@ -69,9 +74,11 @@ static u32 emit_rep(struct dbt *d, unsigned ctx, unsigned shift, bool movs)
 	put_rm(e, W4, 0xf7, 0, MEM_BASE(T1, offsetof(struct vcpu, arch.rflags)));
 	put32(e, X86_EFLAGS_DF);
 	slow_if(&p, CC_NE);
-	/* So that rcx elements are no more bytes than that, too. */
-	put_alu_imm(e, W8, 7, RCX, PAGE_SIZE >> shift);
-	slow_if(&p, CC_A);
+	if (!once) {
+		/* So that rcx elements are no more bytes than that, too. */
+		put_alu_imm(e, W8, 7, RCX, PAGE_SIZE >> shift);
+		slow_if(&p, CC_A);
+	}
 	put_lookup(&p, RDI, offsetof(struct tlb, write));
 	if (movs) {
 		put_store(e, DST_DELTA, T1);
@@ -103,16 +110,15 @@ void dbt_emit_reps(struct dbt *d)
 {
 	for (unsigned ctx = 0; ctx < DBT_REP_CTXS; ctx++)
 		for (unsigned shift = 0; shift < 4; shift++)
-			for (unsigned movs = 0; movs < 2; movs++)
-				d->rep[ctx][shift][movs] = emit_rep(d, ctx, shift, movs);
+			for (unsigned kind = 0; kind < 4; kind++)
+				d->rep[ctx][shift][kind] = emit_rep(d, ctx, shift, kind & REP_MOVS, kind & REP_ONCE);
 }
 
 u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstruction *zi, const struct insn *insn)
 {
-	bool movs;
+	unsigned kind = insn->flags & (INSN_REP | INSN_REPNE) ? 0 : REP_ONCE;
 
-	if (zi->meta.category != ZYDIS_CATEGORY_STRINGOP || !(insn->flags & (INSN_REP | INSN_REPNE)) ||
-	    zi->address_width != 64 || zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || ctx >= DBT_REP_CTXS)
+	if (zi->meta.category != ZYDIS_CATEGORY_STRINGOP || zi->address_width != 64 || zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || ctx >= DBT_REP_CTXS)
 		return d->slow;
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVSB:
@@ -121,18 +127,17 @@ u32 dbt_rep_stub(const struct dbt *d, unsigned ctx, const ZydisDecodedInstructio
 	case ZYDIS_MNEMONIC_MOVSQ:
 		if (insn->seg >= SEG_FS)
 			return d->slow;
-		movs = true;
+		kind |= REP_MOVS;
 		break;
 	case ZYDIS_MNEMONIC_STOSB:
 	case ZYDIS_MNEMONIC_STOSW:
 	case ZYDIS_MNEMONIC_STOSD:
 	case ZYDIS_MNEMONIC_STOSQ:
-		movs = false;
 		break;
 	default:
 		return d->slow;
 	}
-	return d->rep[ctx][__builtin_ctz(insn->opsize)][movs];
+	return d->rep[ctx][__builtin_ctz(insn->opsize)][kind];
 }
 
 bool dbt_is_rep_stub(const struct dbt *d, u32 at)
