@@ -695,11 +695,9 @@ static void setup_exceptions(struct kvmtest *t)
 	struct kvm_sregs s;
 
 	for (unsigned v = 0; v < 32; v++) {
-		uint64_t *gate = (uint64_t *)(t->mem + IDT + 16 * v);
 		uint64_t to = HANDLERS + 16 * v;
 
-		gate[0] = (to & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (to >> 16) << 48;
-		gate[1] = 0;
+		kvmtest_gate(t, IDT, v, to);
 		t->mem[to] = 0xf4;
 	}
 	((uint64_t *)(t->mem + 0x3000))[ABSENT >> 21] = 0;

@@ -53,12 +53,11 @@ static void put_code(struct kvmtest *t, unsigned at, const void *code, size_t le
 static void put_idt(struct kvmtest *t)
 {
 	for (unsigned v = 0; v < 256; v++) {
-		uint64_t to = HANDLERS + v * 16, *gate = (uint64_t *)(t->mem + IDT + v * 16);
+		uint64_t to = HANDLERS + v * 16;
 		uint8_t code[] = { 0xb0, v, 0xe6, 0x81, 0x48, 0xcf };
 
 		memcpy(t->mem + to, code, sizeof(code));
-		gate[0] = (to & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (to >> 16) << 48;
-		gate[1] = 0;
+		kvmtest_gate(t, IDT, v, to);
 	}
 }
 

@@ -196,6 +196,15 @@ static inline void kvmtest_long_mode(struct kvmtest *t, uint64_t addr, const voi
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &regs) == 0);
 }
 
+/* A gate of a long-mode IDT: an interrupt gate to code segment 8. */
+static inline void kvmtest_gate(struct kvmtest *t, uint64_t idt, unsigned vector, uint64_t to)
+{
+	uint64_t *gate = (uint64_t *)(t->mem + idt + 16 * vector);
+
+	gate[0] = (to & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (to >> 16 & 0xffff) << 48;
+	gate[1] = to >> 32;
+}
+
 /* Is it SoftKVM that answers? */
 static inline bool kvmtest_softkvm(void)
 {

@@ -59,7 +59,7 @@ static uint64_t word(uint64_t va)
 static struct kvmtest open_guest(const uint8_t *code, size_t len)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 0);
-	uint64_t *gate = (uint64_t *)(t.mem + IDT + 14 * 16), *table = (uint64_t *)(t.mem + PAGE_TABLE);
+	uint64_t *table = (uint64_t *)(t.mem + PAGE_TABLE);
 	struct kvm_sregs s;
 
 	kvmtest_add_vcpu(&t, 0);
@@ -69,7 +69,7 @@ static struct kvmtest open_guest(const uint8_t *code, size_t len)
 		table[i] = i < PAGES ? (MEMORY + (PAGES - 1 - i) * 0x1000) | 7 : (DATA + i * 0x1000) | 7;
 	table[(STACK - DATA) >> 12] = STACK | 7;
 	table[(ABSENT - DATA) >> 12] = 0;
-	gate[0] = (HANDLER & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (uint64_t)(HANDLER >> 16) << 48;
+	kvmtest_gate(&t, IDT, 14, HANDLER);
 	t.mem[HANDLER] = 0xf4;
 	for (uint64_t va = DATA; va < DATA + PAGES * 0x1000; va += 8)
 		*(uint64_t *)at(&t, va) = word(va);

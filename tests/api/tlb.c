@@ -35,7 +35,7 @@ GUEST_CODE(reuse, "call *%rdi; mov $100000, %ecx; 1: mov %ecx, %eax; and $0x7f8,
 static struct kvmtest open_guest(const uint8_t *code, size_t len)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 0);
-	uint64_t *gate = (uint64_t *)(t.mem + IDT + 14 * 16), *table = (uint64_t *)(t.mem + TABLE);
+	uint64_t *table = (uint64_t *)(t.mem + TABLE);
 	struct kvm_sregs s;
 
 	kvmtest_add_vcpu(&t, 0);
@@ -43,7 +43,7 @@ static struct kvmtest open_guest(const uint8_t *code, size_t len)
 	((uint64_t *)(t.mem + 0x3000))[B >> 21] = TABLE | 7;
 	for (unsigned i = 0; i < 512; i++)
 		table[i] = (B + i * 0x1000u) | 0x67;
-	gate[0] = (HANDLER & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (uint64_t)(HANDLER >> 16) << 48;
+	kvmtest_gate(&t, IDT, 14, HANDLER);
 	t.mem[HANDLER] = 0xf4;
 	*(uint64_t *)(t.mem + A) = 3;
 	*(uint64_t *)(t.mem + B) = 5;

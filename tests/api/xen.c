@@ -125,12 +125,11 @@ static struct kvmtest guest(void)
 	put_code(&t, DO_WRMSR, "\x0f\x30", 2);
 	put_code(&t, DO_STI, "\xfb\x90\x90\xfa", 4);
 	for (unsigned v = 0; v < 256; v++) {
-		uint64_t to = HANDLERS + v * 16, *gate = (uint64_t *)(t.mem + IDT + v * 16);
+		uint64_t to = HANDLERS + v * 16;
 		uint8_t code[] = { 0xb0, v, 0xe6, 0x81, 0x48, 0xcf };
 
 		memcpy(t.mem + to, code, sizeof(code));
-		gate[0] = (to & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (to >> 16) << 48;
-		gate[1] = 0;
+		kvmtest_gate(&t, IDT, v, to);
 	}
 	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &sregs) == 0);
 	sregs.idt.base = IDT;

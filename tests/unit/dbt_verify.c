@@ -60,11 +60,17 @@ static void look_up(s32 disp, bool write)
 	look_up_by(RAX, disp, write);
 }
 
-static void compare(unsigned size)
+/* The distance of the branch that is taken if cc. */
+static u32 compare_branch(unsigned size, u8 cc)
 {
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - size);
-	put_jcc(e, CC_A, 0);
-	cold_field = e->at - 4;
+	put_jcc(e, cc, 0);
+	return e->at - 4;
+}
+
+static void compare(unsigned size)
+{
+	cold_field = compare_branch(size, CC_A);
 }
 
 static void check(s32 disp, unsigned size, bool write)
@@ -722,9 +728,7 @@ static void refill(u32 stub, void (*before)(void))
 	u32 matched;
 
 	look_up(8, false);
-	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
-	put_jcc(e, CC_BE, 0);
-	matched = e->at - 4;
+	matched = compare_branch(8, CC_BE);
 	before();
 	put_call(e, stub);
 	put_jmp(e, begin);
@@ -778,9 +782,7 @@ static void meet_at_refill(void (*before)(void))
 	u32 first;
 
 	look_up(8, false);
-	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
-	put_jcc(e, CC_A, 0);
-	first = e->at - 4;
+	first = compare_branch(8, CC_A);
 	look_up_by(RDX, 24, false);
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
 	before();

@@ -96,12 +96,6 @@ const void *dbt_call_insn_on(struct vcpu *vcpu, u32 site)
 	return next->va == a->rip ? next->code : NULL;
 }
 
-/* For instructions that fault, so rarely that they are always left. */
-void dbt_call_insn_leave(struct vcpu *vcpu, u32 site)
-{
-	(void)dbt_call_insn_on(vcpu, site);
-}
-
 /* ---- look-up ---------------------------------------------------------------------------------- */
 
 static unsigned present_context(const struct vcpu *vcpu)
@@ -190,7 +184,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 	page = dbt_page_get(vcpu, gpa, host, *global, r);
 	if (!page)
 		return NULL;
-	b = dbt_block_find(page, dbt_is_relative(vcpu, ctx, va) ? va & ~PAGE_MASK : va, vcpu->arch.mode_key, ctx, narrow);
+	b = dbt_block_find(page, dbt_block_va(vcpu, ctx, va), vcpu->arch.mode_key, ctx, narrow);
 	if (likely(b && !b->head))
 		return b;
 	if (b) {

@@ -82,7 +82,6 @@ struct dbt_block {
 	u32 mode_key;
 	u8 ctx;				/* enum tlb_context */
 	bool narrow;			/* accesses share no look-ups */
-	bool relative;
 	bool main_host;			/* flags are expected in the host's at `main` */
 	u16 len;			/* bytes on its page */
 	bool dead;			/* dropped */
@@ -132,7 +131,7 @@ struct dbt_page {
 /* Host instructions that may fault: in order of code offset. */
 struct dbt_fault_row {
 	u32 at;			/* code offset of the instruction */
-	u32 stub;		/* where to go on: code offset or, with FAULT_SITE, the common code that leaves, for a site */
+	u32 stub;		/* where to go on: code offset or, with FAULT_SITE, slow_on, for a site */
 };
 #define FAULT_HOST_FLAGS BIT(31)	/* the guest's flags are in the host's at `at` */
 #define FAULT_SITE BIT(30)
@@ -181,7 +180,7 @@ struct dbt {
 #define DBT_REFILL_CTXS 3u
 	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
 	u32 common_faults;	/* rows of these */
-	u32 enter, slow, slow_on, slow_leave, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
+	u32 enter, slow, slow_on, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
 	struct decode_cache *decode_cache; /* decoded.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
@@ -219,6 +218,11 @@ static inline bool dbt_is_relative(const struct vcpu *vcpu, unsigned ctx, gva_t 
 static inline u64 dbt_absolute(const struct vcpu *vcpu, bool relative, u64 va)
 {
 	return relative ? vcpu->arch.block_page + va : va;
+}
+/* The address that a block at va is known by. */
+static inline u64 dbt_block_va(const struct vcpu *vcpu, unsigned ctx, gva_t va)
+{
+	return dbt_is_relative(vcpu, ctx, va) ? va & ~PAGE_MASK : va;
 }
 /* May an instruction at va go on on the next page? */
 static inline bool dbt_near_end(gva_t va)
@@ -264,7 +268,6 @@ bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, bool *write);
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 /* The same, and on with another block, which begins after it. NULL: leave. */
 const void *dbt_call_insn_on(struct vcpu *vcpu, u32 site);
-void dbt_call_insn_leave(struct vcpu *vcpu, u32 site);
 
 /* x87.c: called by translated code: the guest's x87 registers into the host's. */
 void dbt_load_x87(struct vcpu *vcpu);

@@ -293,7 +293,7 @@ static void emit_slow(struct dbt *d)
 	put_leave(e);
 }
 
-/* T0 = site index. As above, but goes on with the block that C names. */
+/* T0 = site index. As above, but goes on with the block that C names. Fault rows without code of their own lead here, too. */
 static void emit_slow_on(struct dbt *d)
 {
 	struct emit *e = &d->emit;
@@ -311,18 +311,6 @@ static void emit_slow_on(struct dbt *d)
 	put_reload(e, 0);
 	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
 	patch_rel32(e, leave, e->at);
-	put_mov_imm(e, RAX, (u64)DBT_LEAVE << 28);
-	put_leave(e);
-}
-
-/* Where fault rows without code of their own lead to: T0 = site index. */
-static void emit_slow_leave(struct dbt *d)
-{
-	struct emit *e = &d->emit;
-
-	d->slow_leave = e->at;
-	put_spill(e, 0);
-	put_site_call(e, dbt_call_insn_leave);
 	put_mov_imm(e, RAX, (u64)DBT_LEAVE << 28);
 	put_leave(e);
 }
@@ -370,7 +358,6 @@ void dbt_emit_common(struct dbt *d)
 	emit_exits(d);
 	emit_slow(d);
 	emit_slow_on(d);
-	emit_slow_leave(d);
 	emit_load_vec(d);
 	emit_load_x87(d);
 	dbt_emit_reps(d);

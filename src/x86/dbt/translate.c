@@ -373,11 +373,10 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 				bool narrow)
 {
 	struct dbt *d = vcpu->arch.dbt;
-	const bool relative = dbt_is_relative(vcpu, ctx, va);
 	struct trans tr = {
 		.vcpu = vcpu, .d = d, .e = &d->emit,
 		.insns = d->scratch->insns, .cold = d->scratch->cold, .ranges = d->scratch->ranges,
-		.ctx = ctx, .va = relative ? va & ~PAGE_MASK : va, .relative = relative,
+		.ctx = ctx, .va = dbt_block_va(vcpu, ctx, va), .relative = dbt_is_relative(vcpu, ctx, va),
 		.width = in_64bit_mode(vcpu) ? W8 : W4, .narrow = narrow, .t1_range = -1,
 	};
 	const u32 begin = (d->emit.at + 15) & ~15u;
@@ -398,7 +397,6 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	*b = (struct dbt_block){
 		.va = tr.va,
 		.page = va - tr.va,
-		.relative = relative,
 		.gpa = page->gpa | (va & ~PAGE_MASK),
 		.mode_key = vcpu->arch.mode_key,
 		.ctx = ctx,

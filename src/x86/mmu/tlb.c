@@ -84,8 +84,10 @@ static void second_clear(struct tlb *tlb, bool global)
 }
 
 /* With SOFTKVM_TLB, half of all pages: tests want to see both ways. */
-static void second_fill(const struct mmu *mmu, struct tlb *tlb, gva_t va, u32 i)
+static void second_fill(const struct mmu *mmu, struct tlb *tlb, gva_t va)
 {
+	const unsigned i = tlb_index(va);
+
 	if (unlikely(mmu->tlb_limit) && (va >> PAGE_SHIFT & 1))
 		return;
 	tlb->second_used = true;
@@ -331,7 +333,7 @@ void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write
 	gva_t page = va & PAGE_MASK;
 
 	entry_fill(vcpu->arch.mmu, tlb, page, (s64)((u64)host - va), write_ok && !vcpu->arch.mmu->journal, walk->global);
-	second_fill(vcpu->arch.mmu, tlb, va, tlb_index(va));
+	second_fill(vcpu->arch.mmu, tlb, va);
 	note_large(vcpu->arch.mmu, va, walk->page_shift);
 }
 
