@@ -84,6 +84,12 @@ enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, TLB_USER_AC, NR_TLBS };
 struct mmu {
 	struct tlb tlbs[NR_TLBS];
 	u64 write_generation;	/* of write tags in second levels; less than a page */
+	/*
+	 * Guest-physical pages that have had a write tag since these were last flushed, and few others (a Bloom filter). Programs execute
+	 * pages that nobody has stored to lately, most of the time: no need to take all write tags away for these.
+	 */
+#define MMU_WRITABLE 131072u	/* bits */
+	u64 writable[MMU_WRITABLE / 64];
 	/* How often fetch translations were dropped, by kind: what was derived from them is stale. */
 	u32 local_drops, global_drops;
 	/* regions mapped by large pages since the last flush: INVLPG there flushes all (key: va >> 21, or va >> 30 with bit 63) */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the software TLB must not make slow, by the counters: two pages that share a place in it, and pages that held code
- * once. And what its second level must not remember: mappings and permissions that are gone, pages that hold code now.
+ * What the software TLB must not make slow, by the counters: two pages that share a place in it, pages that held code
+ * once, code on pages that nobody stores to. And what its second level must not remember: mappings and permissions that are gone, pages that hold code now.
  */
 #include "both.h"
 
@@ -31,6 +31,9 @@ static const uint8_t function[] = { 0xba, 0, 0, 0, 0, 0xc3 };	/* mov $0, %edx; r
 /* Stores all over the page of a function that has run. */
 GUEST_CODE(reuse, "call *%rdi; mov $100000, %ecx; 1: mov %ecx, %eax; and $0x7f8, %eax; mov %rcx, 0x800(%rdi,%rax); mov %rcx, 0x10(%rdi)\n"
 		  "dec %ecx; jnz 1b; call *%rdi; hlt");
+/* 256 functions, a page each, that nobody has stored to; stores to 64 other pages before each call. */
+GUEST_CODE(new_code, "mov $256, %ecx; 1: mov %rsi, %r10; mov $64, %eax; 2: mov %rax, (%r10); add $0x1000, %r10; dec %eax; jnz 2b\n"
+		     "call *%rdi; add $0x1000, %rdi; dec %ecx; jnz 1b; hlt");
 
 static struct kvmtest open_guest(const uint8_t *code, size_t len)
 {
@@ -150,9 +153,23 @@ static void test_reuse(bool stepped, bool smp)
 	kvmtest_done(&t);
 }
 
+static void test_new_code(void)
+{
+	struct kvmtest t = OPEN(new_code);
+	long long walks = kvmtest_stat(t.vcpu, "tlb_misses");
+
+	for (unsigned i = 0; i < 256; i++)
+		t.mem[B + i * 0x1000] = 0xc3;
+	run(&t, 0);
+	if (counters_tell())
+		CHECK(kvmtest_stat(t.vcpu, "tlb_misses") - walks < FEW);
+	kvmtest_done(&t);
+}
+
 static void test(void)
 {
 	test_alternate();
+	test_new_code();
 	test_gone();
 	test_changes();
 	for (unsigned i = 0; i < 4; i++)

@@ -13,28 +13,30 @@ static void entry_clear(struct tlb *tlb, u32 i)
 	tlb->read[i] = tlb->write[i] = TLB_INVALID;
 }
 
-/* ---- pages that code was fetched from ------------------------------------------ */
+/* ---- sets of pages, and a few more (Bloom filters of up to 2^17 bits) ----------- */
 
-#define FETCHED_PROBES 3
+#define FILTER_PROBES 3
 
-static u32 fetched_bit(gva_t va, unsigned probe, u32 bits)
+static u32 filter_bit(u64 page, unsigned probe, u32 bits)
 {
-	return ((va >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (47 - 17 * probe) & (bits - 1);
+	return ((page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (47 - 17 * probe) & (bits - 1);
 }
 
-static void filter_add(u64 *filter, u32 bits, gva_t va)
+static void filter_add(u64 *filter, u32 bits, u64 page)
 {
-	for (unsigned i = 0; i < FETCHED_PROBES; i++)
-		filter[fetched_bit(va, i, bits) / 64] |= BIT_ULL(fetched_bit(va, i, bits) % 64);
+	for (unsigned i = 0; i < FILTER_PROBES; i++)
+		filter[filter_bit(page, i, bits) / 64] |= BIT_ULL(filter_bit(page, i, bits) % 64);
 }
 
-static bool filter_has(const u64 *filter, u32 bits, gva_t va)
+static bool filter_has(const u64 *filter, u32 bits, u64 page)
 {
-	for (unsigned i = 0; i < FETCHED_PROBES; i++)
-		if (!(filter[fetched_bit(va, i, bits) / 64] & BIT_ULL(fetched_bit(va, i, bits) % 64)))
+	for (unsigned i = 0; i < FILTER_PROBES; i++)
+		if (!(filter[filter_bit(page, i, bits) / 64] & BIT_ULL(filter_bit(page, i, bits) % 64)))
 			return false;
 	return true;
 }
+
+/* ---- pages that code was fetched from ------------------------------------------ */
 
 static void fetched_note(struct tlb *tlb, gva_t va, bool global)
 {
@@ -279,6 +281,7 @@ void mmu_flush_write_tags(struct vcpu *vcpu)
 		for (u32 i = 0; i < TLB_ENTRIES; i++)
 			vcpu->arch.mmu->tlbs[t].write[i] = TLB_INVALID;
 	second_flush_write_tags(vcpu->arch.mmu);
+	memset(vcpu->arch.mmu->writable, 0, sizeof(vcpu->arch.mmu->writable));
 }
 
 static void note_large(struct mmu *mmu, gva_t va, unsigned page_shift)
@@ -330,11 +333,14 @@ bool tlb_refill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, bool write)
 
 void tlb_fill(struct vcpu *vcpu, struct tlb *tlb, gva_t va, u8 *host, bool write_ok, const struct walk *walk)
 {
-	gva_t page = va & PAGE_MASK;
+	struct mmu *mmu = vcpu->arch.mmu;
 
-	entry_fill(vcpu->arch.mmu, tlb, page, (s64)((u64)host - va), write_ok && !vcpu->arch.mmu->journal, walk->global);
-	second_fill(vcpu->arch.mmu, tlb, va);
-	note_large(vcpu->arch.mmu, va, walk->page_shift);
+	write_ok &= !mmu->journal;
+	if (write_ok)
+		filter_add(mmu->writable, MMU_WRITABLE, walk->gpa);
+	entry_fill(mmu, tlb, va & PAGE_MASK, (s64)((u64)host - va), write_ok, walk->global);
+	second_fill(mmu, tlb, va);
+	note_large(mmu, va, walk->page_shift);
 }
 
 /* ---- pages with decoded code ------------------------------------------------ */
@@ -410,7 +416,7 @@ void mmu_mark_code_page(struct vcpu *vcpu, gpa_t page, enum code_user user)
 	slot = code_slot(mmu->code_gfns, mmu->code_mask, code_key(page));
 	mmu->code_nr += !*slot;
 	*slot = (*slot & (CODE_USERS | CODE_SHARED)) | code_key(page) | CODE_USER(user);
-	if (!was)
+	if (!was && filter_has(mmu->writable, MMU_WRITABLE, page))
 		mmu_flush_write_tags(vcpu);
 }
 
