@@ -310,6 +310,21 @@ static void gen_one(void)
 	}
 }
 
+/* AH, CH, DH or BH beside memory, perhaps addressed by what they are part of. */
+static void gen_high8(void)
+{
+	static const uint8_t ops[] = { 0x84, 0x86, 0x88, 0x88, 0x8a, 0x8a };
+	unsigned r = 4 + rnd(4);
+	struct operand o;
+
+	do
+		o = op_mem(16);
+	while (o.base > 7 || o.index > 7);
+	segment_prefix(&o);
+	put(1, rnd(2) ? rnd(8) << 3 | rnd(2) << 1 : ops[rnd(6)]);
+	modrm(&o, r);
+}
+
 static void gen_undefined_flags(void)
 {
 	unsigned size = any_size(), r = reg();
@@ -484,11 +499,44 @@ static void move_array(const struct array *a)
 	}
 }
 
+static struct operand op_near(unsigned base)
+{
+	return (struct operand){ .mem = 1, .base = base, .index = 4, .disp = (int)rnd(64) - 32 };
+}
+
+/* The base copied to another register, as a whole or not, and accesses by both, which may move meanwhile. */
+static void gen_copy(const struct array *a)
+{
+	unsigned to = a->data, from = a->base, other = reg_not(to);
+	unsigned size = rnd(6) ? 8 : rnd(3) ? 4 : 2;
+
+	while (other == from || other == a->index || other == 1)
+		other = reg_not(to);
+	if (rnd(2))
+		insn(0, any_size(), 0, rnd(2) ? 0x8b : 0x03, other, op_near(from));
+	switch (rnd(4)) {
+	case 0: insn(0, size, 0, 0x8d, to, op_near(from)); break;
+	case 1: insn(0, size, 0, 0x89, from, (struct operand){ .rm = to }); break;
+	case 2: insn(0, size, 0, 0x8b, to, (struct operand){ .rm = from }); break;
+	default: insn(0, 8, 0, 0x8b, to, (struct operand){ .rm = from }); break;
+	}
+	for (unsigned n = 1 + rnd(3); n; n--) {
+		unsigned by = rnd(2) ? to : from;
+
+		switch (rnd(6)) {
+		case 0: insn(0, 8, 0, 0x83, rnd(2) ? 0 : 5, (struct operand){ .rm = by }), put(1, 1 << rnd(4)); break;
+		case 1: insn(0, 8, 0, 0x8b, to, (struct operand){ .rm = from }); break;
+		case 2: insn(0, any_size(), 0, 0x01, other, op_near(by)); break;
+		default: insn(0, any_size(), 0, rnd(2) ? 0x8b : 0x03, other, op_near(by)); break;
+		}
+	}
+}
+
 static void gen_self_modifying(void);
 
 static void gen_array_insn(const struct array *a, uint8_t **leave)
 {
-	switch (rnd(10)) {
+	switch (rnd(12)) {
 	case 0: case 1: insn(0, any_size(), 0, rnd(8) << 3 | 3, a->data, op_array(a)); break;
 	case 2: case 3: insn(0, any_size(), 0, rnd(8) << 3 | 1, a->data, op_array(a)); break;
 	case 4: insn(0, any_size(), 0, 0x8b, a->data, op_array(a)); break;
@@ -512,6 +560,7 @@ static void gen_array_insn(const struct array *a, uint8_t **leave)
 		}
 		break;
 	case 8: insn(0, any_size(), 0, 0x01 | rnd(8) << 3, reg(), (struct operand){ .rm = a->data }); break;
+	case 9: case 10: gen_copy(a); break;
 	default: insn(0, 8, 0, 0x8d, a->data, op_array(a)); break;
 	}
 }
@@ -650,7 +699,7 @@ static void gen_body(unsigned n, unsigned depth)
 		switch (rnd(24)) {
 		case 0: case 1: case 2: case 3: case 4: case 5: gen_alu(); break;
 		case 6: case 7: case 8: case 9: case 10: gen_move(); break;
-		case 11: gen_one(); break;
+		case 11: rnd(3) ? gen_one() : gen_high8(); break;
 		case 12: narrow ? gen_narrow() : gen_one(); break;
 		case 13: case 14: gen_undefined_flags(); break;
 		case 15: gen_bits(); break;

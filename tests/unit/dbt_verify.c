@@ -15,6 +15,7 @@
 #define NR_SITES 10u
 #define NR_EXITS 10u
 #define BEGIN 1024u
+#define COLD 65536u
 #define EXIT_SLOT 64u
 #define EXIT_HOST 128u
 #define EXIT_INDIRECT 192u
@@ -29,6 +30,8 @@ static struct dbt *d;
 static struct emit *e;
 static u32 cold_field;	/* distance that is to lead to the slow path */
 static u32 row_stub;	/* where faults lead to; 0: the slow path */
+static u32 cold_at;	/* where the slow path begins */
+static bool no_end;	/* the straight path has none */
 
 static s32 tag(bool write)
 {
@@ -130,6 +133,61 @@ static void coalesced(void)
 	put_store(e, operand(32), RCX);
 }
 
+/* The base once more, in another register. */
+static void access_copy(s32 disp)
+{
+	row();
+	put_load(e, RCX, MEM_SIB(RBX, T1, 0, disp));
+}
+
+static void copied_base(void)
+{
+	check(16, 24, false);
+	put_mov(e, RBX, RAX);
+	access_copy(32);
+	put_lea(e, RBX, MEM_BASE(RBX, 32));
+	put_alu_imm(e, W8, 5, RBX, 8);
+	put_mov_imm(e, RAX, 0);
+	access_copy(0);
+}
+
+static void copied_base_beyond(void)
+{
+	check(16, 24, false);
+	put_lea(e, RBX, MEM_BASE(RAX, 8));
+	access_copy(32);
+}
+
+static void copied_base_narrow(void)
+{
+	check(16, 24, false);
+	put_rr(e, W4, 0x89, RAX, RBX);
+	access_copy(16);
+}
+
+/* xchg %al, %ah: nobody knows that it is as before after two of them. */
+static void put_exchanged(u8 base)
+{
+	put8(e, 0x86), put8(e, 0xe0);
+	row();
+	put_rm(e, W4, 0x88, RAX, MEM_SIB(base, T1, 0, 8));
+	put8(e, 0x86), put8(e, 0xe0);
+}
+
+static void exchanged(void)
+{
+	look_up_by(RSI, 8, true);
+	compare(1);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	put_exchanged(RSI);
+}
+
+static void exchanged_base(void)
+{
+	check(8, 1, true);
+	put_exchanged(RAX);
+}
+
 /* As pushes would do: the base moves, the delta stays. */
 static void moving_base(void)
 {
@@ -217,6 +275,32 @@ static void meet(s32 moved)
 static void ways_meet(void)
 {
 	meet(8);
+}
+
+/* The same, and the slow path lies off the straight one. */
+static void meet_from_cold(s32 moved)
+{
+	u32 slow, join;
+
+	check(8, 16, true);
+	slow = cold_field;
+	put_lea(e, RAX, MEM_BASE(RAX, 8));
+	join = e->at;
+	row();
+	put_load(e, RCX, operand(0));
+	patch_rel32(e, slow, COLD);
+	slow = e->at;
+	e->at = COLD;
+	call_slow();
+	check(8 - moved, 16, true);
+	put_jmp(e, join);
+	cold_at = e->at;
+	e->at = slow;
+}
+
+static void way_back_from_cold(void)
+{
+	meet_from_cold(8);
 }
 
 /* T0 = address of rax + rcx * 2^scale + disp, T1 its delta; the address is computed twice */
@@ -460,6 +544,11 @@ static void around(void)
 static void ways_meet_apart(void)
 {
 	meet(16);
+}
+
+static void way_back_from_cold_apart(void)
+{
+	meet_from_cold(16);
 }
 
 static void other_index(void)
@@ -807,6 +896,23 @@ static void middle_of_instruction(void)
 	put_mov_imm(e, RCX, 0x1122334455667788);
 }
 
+/* What follows is another block's. */
+static void runs_off(void)
+{
+	load();
+	no_end = true;
+}
+
+static void jump_between_parts(void)
+{
+	put_jmp(e, COLD - 16);
+}
+
+static void jump_behind_parts(void)
+{
+	put_jmp(e, COLD + 256);
+}
+
 #define BYTES(name, ...)                                        \
 	static void name(void)                                  \
 	{                                                       \
@@ -842,8 +948,10 @@ static const struct {
 #define GOOD(f) { #f, f, true }
 #define BAD(f) { #f, f, false }
 	GOOD(empty), GOOD(load), GOOD(row_of_site), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
+	GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
 	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(vcpu_fields), GOOD(call_slow),
-	GOOD(ways_meet), BAD(ways_meet_apart),
+	GOOD(ways_meet), BAD(ways_meet_apart), GOOD(way_back_from_cold), BAD(way_back_from_cold_apart),
+	BAD(runs_off), BAD(jump_between_parts), BAD(jump_behind_parts),
 	GOOD(x87_checked), GOOD(x87_loaded), BAD(x87_unchecked), BAD(mmx_unchecked), BAD(x87_check_inverted),
 	BAD(x87_after_handler), BAD(x87_on_one_way), BAD(x87_pretended),
 	GOOD(masked_base_moved), GOOD(masked_base_decremented), BAD(masked_base_moved_too_far),
@@ -868,24 +976,31 @@ static const struct {
 static bool verify(void (*body)(void), const char **why)
 {
 	struct dbt_block b;
+	u32 end;
 
 	d->nr_faults = 0;
 	cold_field = row_stub = 0;
+	cold_at = COLD;
+	no_end = false;
 	e->at = BEGIN;
 	body();
-	put_mov_imm(e, T0, NR_EXITS - 1);
-	put_jmp(e, EXIT_SLOT);
+	if (!no_end) {
+		put_mov_imm(e, T0, NR_EXITS - 1);
+		put_jmp(e, EXIT_SLOT);
+	}
+	end = e->at;
+	e->at = cold_at;
 	if (cold_field)
 		patch_rel32(e, cold_field, e->at);
 	for (u32 i = 0; i < d->nr_faults; i++)
 		d->faults[i].stub = row_stub ? row_stub : e->at;
 	b = (struct dbt_block){ .main = BEGIN, .slot = BEGIN, .slot_poll = BEGIN, .host = BEGIN, .host_poll = BEGIN,
-				.leave = e->at };
+				.leave = e->at, .code_end = end, .cold = COLD };
 	put_mov_imm(e, T0, 0);
 	put_call(e, SLOW);
 	put_mov_imm(e, T0, 0);
 	put_jmp(e, EXIT_HOST);
-	b.code_end = e->at;
+	b.cold_end = e->at;
 	return dbt_verify(vcpu, d, &b, BEGIN, why);
 }
 

@@ -169,18 +169,17 @@ void put_cold_exit(struct trans *tr, struct cold *c)
 	put_leave(tr, c->index, false);
 }
 
-/* To an instruction of this block in the translation without ranges, flags in the slot. */
-void put_narrow_exit(struct trans *tr, u64 target)
+/* If cc, to an instruction of this block in the translation without ranges, flags in the slot: the exit, to leave by while there is no link. */
+u32 put_narrow_exit_if(struct trans *tr, u8 cc, u64 target)
 {
 	u32 i = exit_new(tr, target, false);
 
 	tr->d->exits[i].narrow = true;
+	put_jcc(tr->e, cc, 0);
 	/* What turns out to go on on the next page is not linked (dispatch()). */
-	if (!((tr->va ^ target) & PAGE_MASK)) {
-		put_jmp(tr->e, tr->e->at + 5);
+	if (!((tr->va ^ target) & PAGE_MASK))
 		exit_set_link(tr, i, false);
-	}
-	put_leave(tr, i, false);
+	return i;
 }
 
 /* Jump to the guest address in T0. Flags are in the slot. */

@@ -76,6 +76,14 @@ static void set_limits(struct dbt *d, size_t code)
 	d->arena_size = DBT_ARENA_PER_CODE * code;
 }
 
+/* Where the straight paths end, and the rest begins: of that there are two bytes to three. */
+static void split_code(struct dbt *d)
+{
+	d->cold_start = (d->code_start + (u64)(d->mem.size - d->code_start) * 3 / 5) & ~63u;
+	d->emit.end = d->cold_start;
+	d->cold = (struct emit){ .base = d->mem.rw, .at = d->cold_start, .end = d->mem.size };
+}
+
 int dbt_create(struct vcpu *vcpu)
 {
 	const size_t cache = (size_t)knob(KNOB_DBT_CACHE) << 10;
@@ -104,6 +112,7 @@ int dbt_create(struct vcpu *vcpu)
 	d->jump_evictions_max = JUMP_EVICTIONS_MAX;
 	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
 	dbt_emit_common(d);
+	split_code(d);
 	perfmap_common(d);
 	vcpu->arch.dbt = d;
 	vcpu->arch.mmu->note_code_stores = true;
@@ -141,6 +150,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 	d->nr_faults = d->common_faults;
 	d->nr_far_links = 0;
 	d->emit.at = d->code_start;
+	d->cold.at = d->cold_start;
 	decode_cache_flush(vcpu);
 	dbt_verifier_reset(d);
 	vcpu->arch.mmu->nr_code_stores = 0;
@@ -151,7 +161,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 
 bool dbt_has_room(const struct dbt *d)
 {
-	return d->emit.at + DBT_BLOCK_CODE <= d->emit.end && decode_cache_has_room(d) &&
+	return d->emit.at + DBT_BLOCK_PART <= d->emit.end && d->cold.at + DBT_BLOCK_PART <= d->cold.end && decode_cache_has_room(d) &&
 	       d->jump_evictions < d->jump_evictions_max &&
 	       d->nr_sites + 4 * DBT_BLOCK_INSNS <= d->max_sites &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= d->max_exits &&
@@ -163,7 +173,7 @@ void *dbt_arena_alloc(struct dbt *d, size_t size)
 {
 	void *p = d->arena + d->arena_used;
 
-	d->arena_used += (size + 15) & ~15ul;
+	d->arena_used += (size + DBT_ARENA_UNIT - 1) & ~(DBT_ARENA_UNIT - 1);
 	return p;
 }
 
@@ -221,7 +231,8 @@ static void divert(struct dbt *d, const struct dbt_block *b, u32 at, u32 leave, 
 	put_jmp(&e, leave);
 	d->exits[exit].field = e.at - 4;
 	d->exits[exit].linkable = true;
-	d->exits[exit].gpa = b->gpa;
+	d->exits[exit].stub = ((u8 *)b - d->arena) / DBT_ARENA_UNIT;
+	d->exits[exit].dropped = true;
 }
 
 /* Nobody executes in it now; whoever comes is sent to the dispatcher. */
@@ -487,13 +498,23 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 	t->at[i].code = d->mem.rx + b->slot_poll;
 }
 
+/* In either part of the code: what this one ends with is the end of all. */
+static void patch_exit(struct dbt *d, const struct dbt_exit *x, u32 target)
+{
+	patch_rel32(&d->cold, x->field, target);
+}
+
+/*
+ * Every cycle of links has one that does not lead forward in our code: requests are looked at there. Where a block is, is where
+ * its straight path is: from there on to a link that is part of it one goes forward, and the others, off
+ * it, are behind the straight paths of all blocks: none of them leads forward.
+ */
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to)
 {
-	/* Every cycle of links has one that does not lead forward in our code: requests are looked at there. */
 	bool poll = to->main <= x->field;
 	u32 target = x->host_flags ? (poll ? to->host_poll : to->host) : (poll ? to->slot_poll : to->slot);
 
-	patch_rel32(&d->emit, x->field, target);
+	patch_exit(d, x, target);
 }
 
 /* A link to another page: whoever undoes it must find it. */
@@ -511,7 +532,7 @@ void dbt_unlink_far(struct dbt *d)
 		const struct dbt_exit *x = &d->exits[d->far_links[i]];
 
 		if (x->far)
-			patch_rel32(&d->emit, x->field, x->stub);
+			patch_exit(d, x, x->stub);
 	}
 	d->nr_far_links = 0;
 }
@@ -552,6 +573,7 @@ static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc)
 		return false;
 	vcpu = container_of(ctx->requests, struct vcpu, requests);
 	d = vcpu->arch.dbt;
+	/* Rows are of straight paths and common code. */
 	if (!d || (u64)gregs[REG_RIP] - (u64)d->mem.rx >= d->emit.at)
 		return false;
 	row = fault_find(d, (u64)gregs[REG_RIP] - (u64)d->mem.rx);

@@ -96,6 +96,8 @@ static bool note_memory(const struct trans *tr, struct tinsn *t, const ZydisDeco
 	if (code32(t) && (t->zi->address_width != 32 || !segment_ok(tr, op)))
 		return false;
 	t->mem = op;
+	t->mem_size = size;
+	t->mem_write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	return true;
 }
 
@@ -117,6 +119,37 @@ static bool waits_for_x87(const struct tinsn *t)
 {
 	return t->insn.thunk_flags & THUNK_X87_WAIT || t->zi->mnemonic == ZYDIS_MNEMONIC_EMMS ||
 	       t->zi->mnemonic == ZYDIS_MNEMONIC_FWAIT;
+}
+
+/*
+ * AH to BH cannot be named beside registers that need a prefix, as operands in memory do. But they may change places with AL to BL while
+ * it is executed, if it uses no others and writes nothing else (insns.c).
+ */
+static bool high8_ok(struct tinsn *t)
+{
+	if (t->nr_homed || (t->zi->attributes & ZYDIS_ATTRIB_HAS_REX))
+		return false;
+	if (!t->mem)
+		return true;
+	switch (t->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_XCHG:
+		t->high8 = t->zi->raw.modrm.reg;
+		/* The verifier does not see that all of it is as before. */
+		t->changes |= BIT(t->high8 & 3);
+		return true;
+	default:
+		return false;
+	}
 }
 
 /* May the host execute this very instruction? */
@@ -145,8 +178,7 @@ static bool native_form(const struct trans *tr, struct tinsn *t)
 		return false;
 	if (is_bit_string(t) || t->nr_homed > (t->mem ? 1 : 2))
 		return false;
-	/* AH to DH cannot be named beside registers that need a prefix. */
-	if (high8 && (t->mem || t->nr_homed || (zi->attributes & ZYDIS_ATTRIB_HAS_REX)))
+	if (high8 && !high8_ok(t))
 		return false;
 	for (unsigned i = 0; high8 && i < zi->operand_count; i++)
 		if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What lies off the straight path: slow paths, ways out, and the sites and fault rows that lead there.
+ * What lies off the straight path: slow paths, ways out, and the sites and fault rows that lead there. The code of all blocks' is
+ * together, behind all straight paths (dbt.cold).
  *
  *  1. Where a slow path begins nothing of the guest has changed: the instruction's handler does all of it instead.
  *  2. Nor has an instruction that faults on the host changed anything: its handler repeats it (fault rows) and
  *     raises what is due.
  *  3. A slow path within a range does not come back, but goes on with another block. If only faults lead there it has no
  *     code: the fault row names the site.
+ *  4. What is exchanged for an instruction (tinsn.high8) is so after its look-up only. Faults put it back.
  */
 #include "x86/dbt/translate.h"
 
@@ -56,24 +58,26 @@ void slow_end(struct trans *tr, struct cold *c, u32 live)
 /* ---- the code ---------------------------------------------------------------------------------- */
 
 /*
- * A range could not be had. If it crosses pages, on without ranges. Otherwise the TLB lacks it, probably:
+ * A range could not be had, and T0 is the address of its beginning, or where in the page that is (refill.c; for who has no refills
+ * the page is never there). If it crosses pages, on without ranges. Otherwise the TLB lacks it, probably:
  * its first instruction's handler fills it, and what follows is a block with ranges of its own.
  */
 static void put_cold_range(struct trans *tr, struct cold *c)
 {
 	const struct range *r = &tr->ranges[c->insn->range];
 	struct emit *e = tr->e;
-	u32 crosses;
+	u32 exit, crosses;
 
-	put_x87_note(tr, &c->note);
-	put_range_ends(tr, r);
-	put_jcc(e, CC_NE, 0);
+	put_alu_imm(e, W4, 4, T0, PAGE_SIZE - 1);
+	put_alu_imm(e, W4, 7, T0, PAGE_SIZE - (r->hi - r->lo));
+	put_x87_note(tr, &c->note); /* leaves flags alone */
+	tr->retired = c->retired - 1;
+	exit = put_narrow_exit_if(tr, CC_A, c->insn->rip);
 	crosses = e->at - 4;
 	put_mov_imm(e, T0, c->index);
 	put_jmp(e, tr->d->slow_on);
 	patch_rel32(e, crosses, e->at);
-	tr->retired = c->retired - 1;
-	put_narrow_exit(tr, c->insn->rip);
+	put_leave(tr, exit, false);
 }
 
 /* A look-up that the TLB's second level may know: afterwards it is repeated. What leads to the slow path gets there. */
@@ -101,10 +105,24 @@ static void put_refills(struct trans *tr, struct cold *c)
 	}
 }
 
+/* Faults lead to the slow path at `at`. */
+static void put_fault_stub(struct trans *tr, const struct cold *c, u32 at)
+{
+	const u32 exchange = tr->e->at;
+
+	if (c->high8) {
+		put_exchange(tr->e, c->high8);
+		put_jmp(tr->e, at);
+		at = exchange;
+	}
+	for (u32 i = 0; i < c->nr_rows; i++)
+		tr->d->faults[c->row + i].stub |= at;
+}
+
 void put_cold(struct trans *tr, struct cold *c)
 {
 	struct emit *e = tr->e;
-	bool no_code = c->type == COLD_SLOW && c->insn && !c->nr_fields && !c->note.insn;
+	bool no_code = c->type == COLD_SLOW && c->insn && !c->nr_fields && !c->note.insn && !c->high8;
 	u32 at;
 
 	tr->retired = c->retired;
@@ -115,8 +133,6 @@ void put_cold(struct trans *tr, struct cold *c)
 		patch_rel32(e, c->fields[i], at);
 	switch (c->type) {
 	case COLD_SLOW:
-		for (u32 i = 0; i < c->nr_rows; i++)
-			tr->d->faults[c->row + i].stub |= at;
 		if (no_code)
 			break;
 		put_x87_note(tr, &c->note);
@@ -153,4 +169,5 @@ void put_cold(struct trans *tr, struct cold *c)
 		put_jmp(e, c->resume);
 		break;
 	}
+	put_fault_stub(tr, c, at);
 }

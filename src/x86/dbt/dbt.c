@@ -233,9 +233,9 @@ static enum exec impossible_target(struct vcpu *vcpu, const struct dbt_site *s)
 	return insn.fn(vcpu, &insn);
 }
 
-static bool leads_to(const struct dbt_exit *x, const struct dbt_block *b)
+static bool leads_to(const struct dbt *d, const struct dbt_exit *x, const struct dbt_block *b)
 {
-	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && x->narrow == b->narrow && (!x->gpa || x->gpa == b->gpa);
+	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && x->narrow == b->narrow && dbt_exit_fits(d, x, b->gpa);
 }
 
 typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
@@ -290,7 +290,7 @@ static enum exec dispatch(struct vcpu *vcpu)
 		}
 		if (unlikely(!linking)) {
 			/* For tests: every block comes back here. */
-		} else if (link && !b->head && leads_to(link, b) && (link->linkable || (link->far && global))) {
+		} else if (link && !b->head && leads_to(d, link, b) && (link->linkable || (link->far && global))) {
 			if (link->linkable)
 				dbt_link(d, link, b);
 			else

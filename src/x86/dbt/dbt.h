@@ -62,17 +62,18 @@ struct dbt_site {
 struct dbt_exit {
 	u64 target;
 	u32 field;		/* code offset of the distance to patch, 0: none */
-	u32 stub;		/* where it leads while there is no link; links to other pages only */
-	bool host_flags;	/* the flags are in the host's at that point */
-	bool linkable;		/* to a block of the same page */
-	bool narrow;		/* to the translation without ranges */
-	u8 retired;		/* instructions of the block before it */
-	bool far;		/* to one of another page, if that is mapped globally */
-	bool relative;		/* target is relative to the page's address */
-	u8 ctx;
+	u32 stub;		/* far: where it leads while there is no link. dropped: the block, by its place in the arena */
 	u32 mode_key;
-	gpa_t gpa;		/* of target, 0: any. What stands for a dropped block leads to its successor only */
+	u8 ctx;
+	u8 retired;		/* instructions of the block before it */
+	bool host_flags : 1;	/* the flags are in the host's at that point */
+	bool linkable : 1;	/* to a block of the same page */
+	bool narrow : 1;	/* to the translation without ranges */
+	bool far : 1;		/* to one of another page, if that is mapped globally */
+	bool relative : 1;	/* target is relative to the page's address */
+	bool dropped : 1;	/* what stands for a dropped block: leads to its successor only */
 };
+static_assert(sizeof(struct dbt_exit) == 24, "there are five to a block");
 
 struct dbt_block {
 	struct dbt_block *next;		/* of the same bucket */
@@ -94,6 +95,7 @@ struct dbt_block {
 	u32 main;			/* code offset all entries go through */
 	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
 	u32 code_end;
+	u32 cold, cold_end;	/* the rest of its code, off the straight path */
 	/* For diff.c: */
 	bool comparable;
 	u8 nr_insns, body;	/* body: of one turn of a loop */
@@ -142,16 +144,20 @@ struct dbt_fault_row {
 #define DBT_CODE_PER_EXIT 48
 #define DBT_CODE_PER_FAULT 40
 #define DBT_ARENA_PER_CODE 2
+#define DBT_ARENA_UNIT 16ul
 #define DBT_RECORDS_FOR (32ul << 20)
 #define DBT_MAX_FAR_LINKS (256u << 10)
 #define DBT_PAGE_HASH_SIZE 4096u
 #define DBT_BLOCK_INSNS 64
-#define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation */
+#define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation... */
+#define DBT_BLOCK_PART (DBT_BLOCK_CODE / 2)	/* ...half of it for the straight path, half for the rest */
 
 struct dbt {
 	struct codemem mem;
-	struct emit emit;
+	struct emit emit;	/* common code and blocks' straight paths... */
+	struct emit cold;	/* ...and after all of these the rest of the blocks: what is seldom executed is not to be in between */
 	u32 code_start;		/* blocks begin here; the common parts are before */
+	u32 cold_start;
 	struct dbt_site *sites;
 	struct dbt_exit *exits;
 	struct dbt_fault_row *faults;
@@ -228,6 +234,11 @@ static inline u64 dbt_block_va(const struct vcpu *vcpu, unsigned ctx, gva_t va)
 static inline bool dbt_near_end(gva_t va)
 {
 	return (va & ~PAGE_MASK) > PAGE_SIZE - INSN_MAX_LEN;
+}
+/* May x lead to code at gpa? */
+static inline bool dbt_exit_fits(const struct dbt *d, const struct dbt_exit *x, gpa_t gpa)
+{
+	return !x->dropped || ((const struct dbt_block *)(d->arena + x->stub * DBT_ARENA_UNIT))->gpa == gpa;
 }
 /* cache.c: drop the translations with bytes at gpa. */
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa);

@@ -14,6 +14,7 @@ struct decoded {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[];	/* the visible ones */
 };
+static_assert(offsetof(struct decoded, zi) <= 3 * 64, "all that decoded_copy() reads, each time from memory that nobody has in a cache");
 
 /*
  * The record of the instruction at bytes; NULL: not all of it is there. The caller has made sure of room

@@ -140,9 +140,9 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 
 	ZydisDecoderInit(&d.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisFormatterInit(&d.formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	put(t, "block 0x%llx, guest-physical 0x%llx, context %u, vCPU %u: %u instructions, %u bytes -> %u bytes at 0x%lx + 0x%x\n",
+	put(t, "block 0x%llx, guest-physical 0x%llx, context %u, vCPU %u: %u instructions, %u bytes -> %u + %u bytes at 0x%lx + 0x%x\n",
 	    (unsigned long long)(b->page + b->va), (unsigned long long)b->gpa, b->ctx, vcpu->id, nr, b->len,
-	    b->code_end - begin, (unsigned long)dbt->mem.rx, begin);
+	    b->code_end - begin, b->cold_end - b->cold, (unsigned long)dbt->mem.rx, begin);
 	put(t, "entries: flags saved +%05x (+%05x looks at requests), flags in the host's +%05x (+%05x)\n", b->slot,
 	    b->slot_poll, b->host, b->host_poll);
 	if (begin < b->main)
@@ -154,7 +154,7 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 		put_host(t, &d, dbt, starts[i], starts[i + 1], line);
 		off += n;
 	}
-	put_host(t, &d, dbt, starts[nr], b->code_end, "out of line");
+	put_host(t, &d, dbt, b->cold, b->cold_end, "out of line");
 	put(t, "\n");
 }
 

@@ -10,8 +10,8 @@
 /* A register of an encoding that is one of h->home[]. */
 #define HOMED 0x80
 
-/* What a general register operand becomes; NOREG: it is left alone. */
-static u8 renamed(const ZydisDecodedOperand *op, bool *high8)
+/* What a general register operand becomes; NOREG: it is left alone. exchanged: AH to BH are AL to BL meanwhile. */
+static u8 renamed(const ZydisDecodedOperand *op, bool exchanged, bool *high8)
 {
 	u8 r;
 
@@ -19,6 +19,7 @@ static u8 renamed(const ZydisDecodedOperand *op, bool *high8)
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return NOREG;
 	r = gpr_from_zydis(op->reg.value, high8);
+	*high8 &= !exchanged;
 	if (r == INSN_NOREG || *high8)
 		return NOREG;
 	return r == RSP ? GUEST_RSP : r >= R13 ? HOMED | (r - R13) : r;
@@ -33,7 +34,7 @@ static void set_fields(struct encoding *n, const ZydisDecodedInstruction *zi, co
 	for (unsigned i = 0; i < zi->operand_count; i++) {
 		const ZydisDecodedOperand *op = &ops[i];
 		bool high8;
-		u8 reg = renamed(op, &high8);
+		u8 reg = renamed(op, n->has_modrm && n->mod != 3, &high8);
 
 		n->high8 |= high8;
 		if (op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&

@@ -27,6 +27,19 @@ static void emit_vec_check(struct trans *tr, struct tinsn *t)
 	tr->t1_range = -1;
 }
 
+/* AH is where AL was while t is executed, and its operand does not depend on that. It has no homed ones. */
+static void exchange_for(struct trans *tr, const struct tinsn *t, struct hmem *m, struct cold *c)
+{
+	u8 low = t->high8 & 3;
+
+	if (m->base == low || m->index == low) {
+		put_lea(tr->e, T0, *m);
+		*m = MEM_BASE(T0, 0);
+	}
+	put_exchange(tr->e, t->high8);
+	c->high8 = t->high8;
+}
+
 static void emit_native(struct trans *tr, struct tinsn *t)
 {
 	struct hins h = { .encoding = &t->encoding, .bytes = t->bytes };
@@ -39,14 +52,13 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	if (t->may_fault)
 		c = slow_new(tr, t);
 	if (t->range >= 0) {
-		put_member(tr, t, t->insn.disp, &h.mem, c);
+		put_member(tr, t, t->insn.base, t->insn.disp, &h.mem, c);
 		h.has_mem = true;
 	} else if (t->mem) {
 		struct ea ea = ea_of(t);
 
 		flags_clobber(tr, t->live_before);
-		tmp = put_check(tr, &ea, t->mem->size / 8, t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
-				&h.mem, c);
+		tmp = put_check(tr, &ea, t->mem_size, t->mem_write, &h.mem, c);
 		h.has_mem = true;
 		if (tmp == NOREG && t->nr_homed) {
 			put_lea(tr->e, T0, h.mem);
@@ -60,10 +72,14 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 		h.home[t->homed[i] - R13] = t->mem ? tmp : temps[i];
 		put_load(tr->e, h.home[t->homed[i] - R13], SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)));
 	}
+	if (t->high8)
+		exchange_for(tr, t, &h.mem, c);
 	if (c)
 		put_fault_row(tr, c);
 	if (VM_BUG_ON(!dbt_encode(tr->e, &h), tr->vcpu->vm))
 		return;
+	if (t->high8)
+		put_exchange(tr->e, t->high8);
 	for (unsigned i = 0; i < t->nr_homed; i++)
 		if (t->homed_written[i])
 			put_store(tr->e, SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)), h.home[t->homed[i] - R13]);

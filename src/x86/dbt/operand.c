@@ -154,12 +154,6 @@ u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struc
 
 /* ---- ranges ------------------------------------------------------------------------------------ */
 
-/* Members name its register, and add the difference; others go by pointers, and name none. */
-static bool by_difference(const struct range *r)
-{
-	return r->ea.seg < SEG_FS && r->ea.index == NOREG && r->ea.base != NOREG && !is_homed(r->ea.base);
-}
-
 static struct ea range_ea(const struct range *r, s32 at)
 {
 	struct ea ea = r->ea;
@@ -196,26 +190,15 @@ static void put_range(struct trans *tr, const struct range *r, struct cold *c)
 	if (!ea_is_constant(&ea))
 		put_tlb_place(e);
 	put_tag_check(tr, begin, r->hi - r->lo, r->write, ea_is_constant(&ea) ? (s32)tlb_index(ea.disp) * 8 : -1, c);
-	if (by_difference(r))
-		put_load(e, T1, MEM_GS(T1, delta));
-	else
+	if (r->pointers)
 		put_pointer(tr, &ea, tag, delta);
+	else
+		put_load(e, T1, MEM_GS(T1, delta));
 	put_store(e, SLOT(r->slot), T1);
 }
 
-/* T0 = 0 and ZF if r begins and ends in the same page. */
-void put_range_ends(struct trans *tr, const struct range *r)
-{
-	struct ea ea = range_ea(r, r->lo);
-
-	put_ea(tr, &ea, T1);
-	put_lea(tr->e, T1, MEM_BASE(T0, r->hi - r->lo - 1));
-	put_rr(tr->e, W8, 0x31, T1, T0);
-	put_shift_imm(tr->e, W8, 5, T0, PAGE_SHIFT);
-}
-
-/* The operand of a member of a range, at disp from the range's register. T0 is free. c is for its faults. */
-void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c)
+/* The operand of a member of a range, at disp from base if it is by the difference. T0 is free. c is for its faults. */
+void put_member(struct trans *tr, struct tinsn *t, u8 base, s64 disp, struct hmem *m, struct cold *c)
 {
 	const struct range *r = &tr->ranges[t->range];
 
@@ -231,13 +214,13 @@ void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, str
 		put_load(tr->e, T1, SLOT(r->slot));
 	}
 	tr->t1_range = t->range;
-	*m = by_difference(r) ? MEM_SIB(gpr_to_host(tr->e, r->ea.base, T0), T1, 0, disp) : MEM_BASE(T1, t->range_at - r->lo);
+	*m = r->pointers ? MEM_BASE(T1, t->range_at - r->lo) : MEM_SIB(base == RSP ? GUEST_RSP : base, T1, 0, disp);
 }
 
 u8 put_stack_word(struct trans *tr, struct tinsn *t, bool push, struct hmem *m, struct cold *c)
 {
 	if (t->range >= 0) {
-		put_member(tr, t, push ? -8 : 0, m, c);
+		put_member(tr, t, RSP, push ? -8 : 0, m, c);
 		return T0;
 	}
 	flags_clobber(tr, t->live_before);

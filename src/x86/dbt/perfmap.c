@@ -2,7 +2,7 @@
 /*
  * SOFTKVM_PERF_MAP=1: /tmp/perf-PID.map, where perf(1) looks for the names of generated code.
  * SOFTKVM_PERF_MAP=DIRECTORY: the same file there, to be read by other means.
- * One line a block. A line is for good: after a flush of the code cache its addresses are
+ * Two lines a block: its straight path, and what lies off it. A line is for good: after a flush of the code cache its addresses are
  * named again, and perf takes one of the two; SOFTKVM_DBT_CACHE makes flushes rare.
  */
 #include <limits.h>
@@ -53,11 +53,13 @@ static const char *context_name(const struct dbt_block *b)
 
 void perfmap_block(const struct dbt *d, const struct dbt_block *b)
 {
-	char line[120];
+	const unsigned long long va = b->page + b->va, rx = (unsigned long)d->mem.rx;
 	u32 begin = b->main < b->slot_poll ? b->main : b->slot_poll;
+	char lines[200];
 
 	if (likely(!wanted()))
 		return;
-	report_append(path, line, snprintf(line, sizeof(line), "%lx %x %s_0x%llx\n", (unsigned long)d->mem.rx + begin,
-					   b->code_end - begin, context_name(b), (unsigned long long)(b->page + b->va)));
+	report_append(path, lines,
+		      snprintf(lines, sizeof(lines), "%llx %x %s_0x%llx\n%llx %x %s_0x%llx_cold\n", rx + begin,
+			       b->code_end - begin, context_name(b), va, rx + b->cold, b->cold_end - b->cold, context_name(b), va));
 }

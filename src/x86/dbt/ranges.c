@@ -2,38 +2,53 @@
 /*
  * Which memory accesses of a block share one TLB look-up.
  *
- * Accesses whose addresses differ by constants form a range: the same base, index and scale, and registers that do not
- * change meanwhile, or by constants only; the same segment; fixed addresses of one page. Its first access looks all of it up,
- * and leaves in a slot of the frame what the others need (operand.c).
- * PUSH, POP, CALL, RET and additions of constants move their register along, and an index scale times as far.
+ * Each register holds a value, which is a symbol and a constant. Copies (MOV, LEA) have the same symbol, constants that are added to a
+ * register (ADD, SUB, INC, DEC, LEA; PUSH, POP, CALL, RET) move it, and whatever else it becomes is a new symbol. An address
+ * so is a place: the symbols of base and index, a scale, the base of a segment, a constant. Accesses whose places differ in the constant
+ * only form a range, by whatever registers they get there; so do fixed addresses of one page.
+ * Its first access looks all of it up, and leaves in a slot of the frame what the others need (operand.c).
  *
- *  1. A range ends with a register's value, with an instruction that is its handler's, and where
- *     the TLB's context changes. Until then the bases of FS and GS are constants, too.
+ *  1. A range ends with an instruction that is its handler's, and where the TLB's context changes. Until
+ *     then the bases of FS and GS are constants, too.
  *  2. It asks for all that its members need: the whole span within one page, writable if one of
  *     them writes. If it crosses pages the block goes on without ranges (`narrow`).
  *  3. After a handler nothing is known any more: what it was called for by an instruction within a range
  *     goes on with another block, which begins after it.
- *  4. Only what moves a whole 64-bit register moves a range: narrower sums wrap.
+ *  4. Only what copies or moves a whole 64-bit register keeps its symbol: narrower results are cut off.
  */
 #include "x86/dbt/translate.h"
 
 #define RANGE_SPAN 256
-#define MOVED_MAX 0x1000
 #define ACTIVE_MAX 12
 
+/* What a register holds. */
+struct value {
+	u16 symbol;	/* 0: none */
+	u64 plus;
+};
+
+struct place {
+	u16 base, index;	/* symbols */
+	u8 scale, seg;
+	u64 plus;
+};
+
 struct active {
+	struct place place;	/* of its first access */
 	u8 range;
-	s32 moved;	/* by how much its registers have moved the address since it began */
 };
 
 struct plan {
 	struct trans *tr;
-	struct active active[ACTIVE_MAX];	/* the oldest first */
+	struct value regs[PAGE_REG + 1];
+	u16 nr_symbols;
+	struct active active[ACTIVE_MAX];	/* the least recently used first */
 	unsigned nr;
 };
 
 struct access {
 	struct ea ea;
+	struct place place;
 	u32 size;
 	bool write;
 };
@@ -67,26 +82,50 @@ static bool shared_access(const struct trans *tr, const struct tinsn *t, struct 
 	if (!t->mem || t->insn.addrsize != 8)
 		return false;
 	a->ea = ea_of(t);
-	a->size = t->mem->size / 8;
-	a->write = t->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	a->size = t->mem_size;
+	a->write = t->mem_write;
 	if (ea_is_fixed(&a->ea))
 		return on_one_page(a);
 	return a->ea.disp > -0x10000000 && a->ea.disp < 0x10000000;
 }
 
-static bool same_place(const struct ea *x, const struct ea *y)
+/* FS and GS aside, no segment has a base. */
+static struct place place_of(const struct plan *p, const struct ea *ea)
 {
-	bool fs_gs = x->seg >= SEG_FS || y->seg >= SEG_FS;
+	struct place at = { .plus = ea->disp, .seg = ea->seg >= SEG_FS ? ea->seg : 0 };
 
-	if (x->base != y->base || x->index != y->index || (x->index != NOREG && x->scale != y->scale) ||
-	    (fs_gs && x->seg != y->seg))
-		return false;
-	return !ea_is_fixed(x) || !((x->disp ^ y->disp) & PAGE_MASK);
+	if (ea->base != NOREG) {
+		at.base = p->regs[ea->base].symbol;
+		at.plus += p->regs[ea->base].plus;
+	}
+	if (ea->index != NOREG) {
+		at.index = p->regs[ea->index].symbol;
+		at.scale = ea->scale;
+		at.plus += p->regs[ea->index].plus << ea->scale;
+	}
+	return at;
 }
 
-static bool fits(const struct range *r, s64 at, u32 size)
+/* But for the constant. */
+static bool same_symbols(const struct place *x, const struct place *y)
 {
-	return max((s64)r->hi, at + size) - min((s64)r->lo, at) <= (ea_is_fixed(&r->ea) ? (s64)PAGE_SIZE : RANGE_SPAN);
+	return x->base == y->base && x->index == y->index && x->scale == y->scale && x->seg == y->seg;
+}
+
+/* May a, whose first byte is at `at` of r, belong there? */
+static bool fits(const struct range *r, const struct access *a, s64 at)
+{
+	if (ea_is_fixed(&r->ea) && ((a->ea.disp ^ r->ea.disp) & PAGE_MASK))
+		return false;
+	if (at > (s64)PAGE_SIZE || at < -(s64)PAGE_SIZE)
+		return false;
+	return max((s64)r->hi, at + a->size) - min((s64)r->lo, at) <= (ea_is_fixed(&r->ea) ? (s64)PAGE_SIZE : RANGE_SPAN);
+}
+
+/* Members that name their registers and add the difference need T0 for none of these. */
+static bool needs_pointers(const struct ea *ea)
+{
+	return ea->seg >= SEG_FS || ea->index != NOREG || ea->base == NOREG || is_homed(ea->base);
 }
 
 static void join(struct range *r, struct tinsn *t, const struct access *a, s64 at, unsigned i)
@@ -94,137 +133,147 @@ static void join(struct range *r, struct tinsn *t, const struct access *a, s64 a
 	r->lo = min((s64)r->lo, at);
 	r->hi = max((s64)r->hi, at + a->size);
 	r->write |= a->write;
+	r->pointers |= needs_pointers(&a->ea);
 	r->last = i;
 	r->members++;
 	t->range_at = at;
 }
 
-static void forget(struct plan *p, unsigned i)
+/* To the end of the list. */
+static void used(struct plan *p, unsigned n)
 {
-	memmove(&p->active[i], &p->active[i + 1], (--p->nr - i) * sizeof(p->active[0]));
+	const struct active last = p->active[n];
+
+	memmove(&p->active[n], &p->active[n + 1], (p->nr - 1 - n) * sizeof(last));
+	p->active[p->nr - 1] = last;
 }
 
-static void join_range(struct plan *p, struct tinsn *t, unsigned at)
+static void join_range(struct plan *p, struct tinsn *t, unsigned i)
 {
 	struct trans *tr = p->tr;
 	struct access a;
-	struct range *r;
-	s64 origin;
 
 	if (!shared_access(tr, t, &a))
 		return;
-	for (unsigned i = 0; i < p->nr; i++) {
-		r = &tr->ranges[p->active[i].range];
-		origin = a.ea.disp - r->ea.disp + p->active[i].moved;
-		if (!same_place(&r->ea, &a.ea) || !fits(r, origin, a.size))
+	a.place = place_of(p, &a.ea);
+	for (unsigned n = p->nr; n-- > 0;) {
+		struct range *r = &tr->ranges[p->active[n].range];
+		s64 at = a.place.plus - p->active[n].place.plus;
+
+		if (!same_symbols(&p->active[n].place, &a.place) || !fits(r, &a, at))
 			continue;
-		join(r, t, &a, origin, at);
-		t->range = p->active[i].range;
+		join(r, t, &a, at, i);
+		t->range = p->active[n].range;
+		used(p, n);
 		return;
 	}
 	if (p->nr == ACTIVE_MAX)
-		forget(p, 0);
-	p->active[p->nr++] = (struct active){ .range = tr->nr_ranges };
+		used(p, 0);
+	else
+		p->nr++;
+	p->active[p->nr - 1] = (struct active){ .range = tr->nr_ranges, .place = a.place };
 	t->range = tr->nr_ranges;
 	t->range_at = 0;
 	tr->ranges[tr->nr_ranges++] = (struct range){
-		.ea = a.ea, .hi = a.size, .write = a.write, .first = at, .last = at, .members = 1,
+		.ea = a.ea, .hi = a.size, .write = a.write, .first = i, .last = i, .members = 1,
+		.pointers = needs_pointers(&a.ea),
 	};
 }
 
-/* ---- what ends and what moves them ------------------------------------------------------------------ */
+/* ---- what registers hold ------------------------------------------------------------------------ */
 
-static void move_register(struct plan *p, u8 r, s64 by)
+static void set_unknown(struct plan *p, u8 r)
 {
-	for (unsigned i = p->nr; i-- > 0;) {
-		const struct ea *ea = &p->tr->ranges[p->active[i].range].ea;
-		s64 moved = p->active[i].moved;
-
-		moved += ea->base == r ? by : 0;
-		moved += ea->index == r ? by * (1 << ea->scale) : 0;
-		if (moved > MOVED_MAX || moved < -MOVED_MAX)
-			forget(p, i);
-		else
-			p->active[i].moved = moved;
-	}
+	p->regs[r] = (struct value){ .symbol = ++p->nr_symbols };
 }
 
-static void end_register(struct plan *p, u8 r)
+static void set_all_unknown(struct plan *p)
 {
-	for (unsigned i = p->nr; i-- > 0;) {
-		const struct ea *ea = &p->tr->ranges[p->active[i].range].ea;
-
-		if (ea->base == r || ea->index == r)
-			forget(p, i);
-	}
+	p->nr = 0;
+	for (unsigned r = 0; r < ARRAY_SIZE(p->regs); r++)
+		set_unknown(p, r);
 }
 
-/* t adds a constant to a whole register. */
-static bool adds_constant(const struct tinsn *t, u8 *r, s64 *by)
+static u8 whole_register(const ZydisDecodedOperand *op)
 {
-	const ZydisDecodedOperand *op = &t->ops[0];
 	bool high8;
 
-	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->size != 64)
-		return false;
-	*r = gpr_from_zydis(op->reg.value, &high8);
-	if (*r == INSN_NOREG)
-		return false;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->size == 64 ? gpr_from_zydis(op->reg.value, &high8) : NOREG;
+}
+
+void note_copy(struct tinsn *t)
+{
+	const u8 to = whole_register(&t->ops[0]);
+	bool high8;
+
+	t->copy_to = t->copy_from = NOREG;
+	if (t->kind == K_POP)
+		t->changes = BIT(gpr_from_zydis(t->ops[0].reg.value, &high8));
+	if ((t->kind != K_NATIVE && t->kind != K_LEA) || to == NOREG)
+		return;
 	switch (t->insn.mnemonic) {
-	case ZYDIS_MNEMONIC_INC:
-		*by = 1;
+	case ZYDIS_MNEMONIC_MOV:
+		t->copy_from = whole_register(&t->ops[1]);
 		break;
+	case ZYDIS_MNEMONIC_INC:
 	case ZYDIS_MNEMONIC_DEC:
-		*by = -1;
+		t->copy_from = to;
+		t->copy_plus = t->insn.mnemonic == ZYDIS_MNEMONIC_INC ? PLUS_ONE : MINUS_ONE;
 		break;
 	case ZYDIS_MNEMONIC_ADD:
 	case ZYDIS_MNEMONIC_SUB:
-		*by = t->insn.mnemonic == ZYDIS_MNEMONIC_ADD ? (s64)t->insn.imm : -(s64)t->insn.imm;
-		if (t->ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-			return false;
+		t->copy_from = t->ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? to : NOREG;
+		t->copy_plus = t->insn.mnemonic == ZYDIS_MNEMONIC_ADD ? PLUS_IMM : MINUS_IMM;
 		break;
 	case ZYDIS_MNEMONIC_LEA:
-		*by = t->insn.disp;
-		if (t->insn.addrsize != 8 || t->insn.base != *r || t->insn.index != INSN_NOREG)
-			return false;
+		t->copy_from = t->insn.addrsize == 8 && t->insn.index == NOREG ? t->insn.base : NOREG;
+		t->copy_plus = PLUS_DISP;
 		break;
 	default:
-		return false;
+		break;
 	}
-	return *by <= MOVED_MAX && *by >= -MOVED_MAX;
+	t->copy_to = t->copy_from != NOREG ? to : NOREG;
 }
 
-/* Registers that t writes: their ranges end, unless it is known by how much they move. */
-static void end_ranges(struct plan *p, const struct tinsn *t)
+static u64 copy_plus(const struct tinsn *t)
 {
-	bool high8;
-	s64 by;
-	u8 r;
+	switch (t->copy_plus) {
+	case PLUS_ONE: return 1;
+	case MINUS_ONE: return -1;
+	case PLUS_IMM: return t->insn.imm;
+	case MINUS_IMM: return -t->insn.imm;
+	case PLUS_DISP: return t->insn.disp;
+	default: return 0;
+	}
+}
 
+/* What registers hold after t. */
+static void follow(struct plan *p, const struct tinsn *t)
+{
 	switch (t->kind) {
 	case K_NOP:
 	case K_JCC:
 		return;
 	case K_PUSH:
-		move_register(p, RSP, -8);
+		p->regs[RSP].plus -= 8;
 		return;
 	case K_POP:
-		end_register(p, gpr_from_zydis(t->ops[0].reg.value, &high8));
-		move_register(p, RSP, 8);
-		return;
+		p->regs[RSP].plus += 8;
+		break;
 	case K_NATIVE:
 	case K_LEA:
 		break;
 	default:
-		p->nr = 0;
+		set_all_unknown(p);
 		return;
 	}
-	if (adds_constant(t, &r, &by)) {
-		move_register(p, r, by);
+	if (t->copy_to != NOREG) {
+		p->regs[t->copy_to] = p->regs[t->copy_from];
+		p->regs[t->copy_to].plus += copy_plus(t);
 		return;
 	}
 	for (u32 left = t->changes; left; left &= left - 1)
-		end_register(p, __builtin_ctz(left));
+		set_unknown(p, __builtin_ctz(left));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------ */
@@ -265,9 +314,10 @@ void plan_ranges(struct trans *tr)
 	}
 	if (tr->width != W8 || tr->narrow)
 		return;
+	set_all_unknown(&p);
 	for (unsigned i = 0; i < tr->nr; i++) {
 		join_range(&p, &tr->insns[i], i);
-		end_ranges(&p, &tr->insns[i]);
+		follow(&p, &tr->insns[i]);
 	}
 	assign_slots(tr);
 }

@@ -5,7 +5,7 @@
  *
  *  1. Called with T0 and T1 as the look-up has left them: address + tag, place. It returns for the look-up to be
  *     repeated, which then succeeds; or, if there is nothing to be done, DBT_REFILL_SKIP bytes further on, past the jump to its
- *     beginning.
+ *     beginning, with T0 the address, or what is left of that if the tag has matched: its lower 12 bits are in both.
  *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c): it is only changed where these remain
  *     true, that is, one that has been filled since the last flush, for another of the same kind.
  *  3. A tag that has matched means that the access crosses the page.

@@ -58,6 +58,7 @@ void tinsn_init(struct trans *tr, struct tinsn *t)
 	t->changes = changed_registers(t);
 	t->excluded = tr->d->diff && diff_excludes(t->zi, t->ops);
 	t->kind = classify_insn(tr, t);
+	note_copy(t);
 	if (t->kind == K_HANDLER) {
 		t->mem = NULL;
 		t->nr_homed = 0;
@@ -362,11 +363,14 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 		put_exit(tr, next_rip(tr, last));
 	}
 	tr->d->scratch->starts[tr->nr] = tr->e->at;
+	b->code_end = tr->e->at;
+	tr->e = &tr->d->cold;
+	b->cold = tr->e->at;
 	for (unsigned i = 0; i < tr->nr_cold; i++)
 		put_cold(tr, &tr->cold[i]);
 	tr->retired = 0;
 	put_entries(tr, b, live_in, leave_field);
-	b->code_end = tr->e->at;
+	b->cold_end = tr->e->at;
 }
 
 struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page, struct dbt_page *tail, unsigned ctx,

@@ -10,6 +10,8 @@ enum kind {
 	K_JCC, K_JMP, K_JMP_IND, K_CALL, K_CALL_IND, K_RET, K_LOOP, K_JRCXZ,
 };
 
+enum copy_plus { PLUS_NOTHING, PLUS_ONE, MINUS_ONE, PLUS_IMM, MINUS_IMM, PLUS_DISP };
+
 #define FLAGS_ALL ((u32)X86_EFLAGS_OSZAPC)
 
 struct tinsn {
@@ -28,14 +30,19 @@ struct tinsn {
 	u8 homed[3], nr_homed;		/* guest r13-r15 that are operands (not address) */
 	bool homed_written[3];
 	const ZydisDecodedOperand *mem;
+	u8 mem_size;			/* its bytes */
+	bool mem_write;
 	struct encoding encoding;	/* NATIVE */
-	u16 changes;			/* general registers: NATIVE, LEA */
-	u32 reads, writes;		/* flags */
-	u32 live_before, live_after, needs; /* needs: must be in the host's flags when it executes */
+	u8 high8;			/* the same with AH, CH, DH or BH beside a memory operand: its number, 4 to 7 */
+	u16 changes;			/* general registers: NATIVE, LEA, POP but for rsp */
+	u8 copy_to, copy_from;		/* NATIVE, LEA: the former becomes the latter and a constant, all 64 bits of them; NOREG: nothing such */
+	u8 copy_plus;			/* enum copy_plus */
 	s8 range;			/* of its memory access, -1: none */
-	s32 range_at;			/* of the access, from the range's first */
 	bool inverted;			/* JCC: the straight path is the one where it is taken */
 	bool in_range;			/* one begins here or before, and lasts: no way back from the handler */
+	u32 reads, writes;		/* flags */
+	u32 live_before, live_after, needs; /* needs: must be in the host's flags when it executes */
+	s32 range_at;			/* of its access, from the range's first */
 };
 
 /* The address of the page that a relative block is on, as if it were a register of the guest's. */
@@ -67,8 +74,9 @@ struct range {
 	struct ea ea;		/* of the first access */
 	s32 lo, hi;		/* span, counted from there */
 	bool write;		/* somebody writes */
+	bool pointers;		/* members name no register but T1 */
 	u8 members, first, last;	/* instructions */
-	u8 slot;		/* of the frame, once looked up: host - guest address, or the host's address of lo */
+	u8 slot;		/* of the frame, once looked up: host - guest address, or (pointers) the host's address of lo */
 };
 
 /* x87 instructions whose pointers translated code has yet to note (x87.c): sites + 1, 0: none. */
@@ -94,6 +102,7 @@ struct cold {
 	u64 target;
 	u8 retired;			/* as trans.retired was */
 	bool x87;			/* SLOW: x87 registers are expected to be live where it joins again */
+	u8 high8;			/* SLOW: at faults it is exchanged with the low byte */
 	struct x87_note note;		/* SLOW, RANGE: of what was before */
 	const struct tinsn *insn;	/* RANGE; SLOW in a range: goes on with a block that begins after it */
 };
@@ -162,6 +171,8 @@ void tinsn_init(struct trans *tr, struct tinsn *t);
 
 /* ranges.c */
 void plan_ranges(struct trans *tr);
+/* What plan_ranges() is going to ask of t's operands, once for all instructions with the same bytes. */
+void note_copy(struct tinsn *t);
 
 /* x87.c */
 void emit_x87_check(struct trans *tr, const struct tinsn *t);
@@ -190,7 +201,7 @@ void put_code_address(struct trans *tr, u8 reg, u64 va);
 void put_jump_known(struct trans *tr, u64 target);
 void put_exit(struct trans *tr, u64 target);
 void put_cold_exit(struct trans *tr, struct cold *c);
-void put_narrow_exit(struct trans *tr, u64 target);
+u32 put_narrow_exit_if(struct trans *tr, u8 cc, u64 target);
 void emit_jump(struct trans *tr, struct tinsn *t);
 void emit_ret(struct trans *tr, struct tinsn *t);
 void emit_count_branch(struct trans *tr, struct tinsn *t);
@@ -202,8 +213,7 @@ void put_offset(struct trans *tr, const struct ea *ea, u8 index_tmp);
 struct ea ea_stack(const struct trans *tr, u8 base, s32 disp);
 u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, struct hmem *m, struct cold *c);
 u8 put_check_stack(struct trans *tr, s32 disp, bool write, struct hmem *m, struct cold *c);
-void put_range_ends(struct trans *tr, const struct range *r);
-void put_member(struct trans *tr, struct tinsn *t, s64 disp, struct hmem *m, struct cold *c);
+void put_member(struct trans *tr, struct tinsn *t, u8 base, s64 disp, struct hmem *m, struct cold *c);
 /* The word that a push or a pop touches, by its range's look-up or one of its own. As put_check(). */
 u8 put_stack_word(struct trans *tr, struct tinsn *t, bool push, struct hmem *m, struct cold *c);
 
@@ -280,6 +290,13 @@ static inline struct cold *cold_new(struct trans *tr, int type)
 
 	*c = (struct cold){ .type = type, .retired = tr->retired, .ctx = tr->ctx };
 	return c;
+}
+
+/* AH to BH, by its number, and AL to BL change places. Flags do not change. */
+static inline void put_exchange(struct emit *e, u8 high8)
+{
+	put8(e, 0x86);
+	put8(e, 0xc0 | high8 << 3 | (high8 & 3));
 }
 
 /* jcc to be led to c */

@@ -33,28 +33,28 @@
 static bool decode(struct dbt_verifier *v)
 {
 	const u8 *code = v->d->mem.rw + v->pc;
+	u32 end = v->pc < v->end ? v->end : v->cold_end;
 
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, code, v->end - v->pc, &v->zi, v->ops)) || refuse(v, "not an instruction");
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, code, end - v->pc, &v->zi, v->ops)) || refuse(v, "not an instruction");
 }
 
 static void mark(struct dbt_verifier *v, u32 at)
 {
-	if (at >= v->start && at < v->end)
-		v->kinds[at - v->start] |= 2;
+	if (in_block(v, at))
+		v->kinds[bytes_before(v, at)] |= 2;
 }
 
-/* Where instructions begin, and which are branched to. */
-static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
+/* Where instructions of one of the block's parts begin, and what is branched to. */
+static bool mark_part(struct dbt_verifier *v, u32 from, u32 to)
 {
 	bool write;
 	u32 stub;
 	u8 ctx;
 
-	memset(v->kinds, 0, v->end - v->start);
-	for (v->pc = v->start; v->pc < v->end; v->pc += v->zi.length) {
+	for (v->pc = from; v->pc < to; v->pc += v->zi.length) {
 		if (!decode(v))
 			return false;
-		v->kinds[v->pc - v->start] |= 1;
+		v->kinds[bytes_before(v, v->pc)] |= 1;
 		if (v->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 			mark(v, branch_target(v));
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_CALL && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
@@ -63,16 +63,26 @@ static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
 		if (has_fault_row(v->d, v->pc, &stub))
 			mark(v, stub);
 	}
+	return true;
+}
+
+static bool find_labels(struct dbt_verifier *v, const struct dbt_block *b)
+{
+	const u32 straight = v->end - v->start, all = straight + v->cold_end - v->cold;
+
+	memset(v->kinds, 0, all);
+	if (!mark_part(v, v->start, v->end) || !mark_part(v, v->cold, v->cold_end))
+		return false;
 	mark(v, b->main), mark(v, b->slot), mark(v, b->slot_poll), mark(v, b->host), mark(v, b->host_poll), mark(v, b->leave);
 	v->nr_labels = v->nr_expressions = 0;
-	for (u32 i = 0; i < v->end - v->start; i++) {
+	for (u32 i = 0; i < all; i++) {
 		if (!(v->kinds[i] & 2))
 			continue;
 		if (!(v->kinds[i] & 1))
 			return refuse(v, "branch into the middle of an instruction");
 		if (v->nr_labels == LABELS_MAX)
 			return refuse(v, "too many labels");
-		v->labels[v->nr_labels].at = v->start + i;
+		v->labels[v->nr_labels].at = i < straight ? v->start + i : v->cold + (i - straight);
 		v->labels[v->nr_labels].seen = v->labels[v->nr_labels].pending = false;
 		v->nr_labels++;
 	}
@@ -86,8 +96,8 @@ static bool run(struct dbt_verifier *v, struct label *l)
 {
 	l->pending = false;
 	v->now = l->in;
-	for (v->pc = l->at; v->pc < v->end;) {
-		if (v->pc != l->at && (v->kinds[v->pc - v->start] & 2))
+	for (v->pc = l->at; in_block(v, v->pc);) {
+		if (v->pc != l->at && (v->kinds[bytes_before(v, v->pc)] & 2))
 			return flow_to(v, v->pc, &v->now);
 		if (!decode(v))
 			return false;
@@ -123,7 +133,7 @@ static bool start(struct dbt_verifier *v, u32 at)
 	if (!l)
 		return refuse(v, "an entry is not in the block");
 	state_forget(&v->now);
-	state_meet(l, &v->now, v->start);
+	state_meet(v, l, &v->now);
 	return true;
 }
 
@@ -135,8 +145,9 @@ static void note_entry(struct dbt_verifier *v, u32 at)
 /* Each entry by itself is the beginning of an execution about which nothing is known. */
 static bool verify(struct dbt_verifier *v, const struct dbt_block *b)
 {
-	if (v->end - v->start > DBT_BLOCK_CODE || v->end > v->d->mem.size)
-		return refuse(v, "too long");
+	if (v->start > v->end || v->end - v->start > DBT_BLOCK_PART || v->cold > v->cold_end || v->cold_end - v->cold > DBT_BLOCK_PART ||
+	    v->end > v->cold || v->cold_end > v->d->mem.size)
+		return refuse(v, "too long, or its parts are not where they should be");
 	if (!find_labels(v, b) || !start(v, b->main) || !start(v, b->slot) || !start(v, b->slot_poll) ||
 	    !start(v, b->host) || !start(v, b->host_poll) || !start(v, b->leave) || !run_all(v))
 		return false;
@@ -158,6 +169,8 @@ bool dbt_verify(struct vcpu *vcpu, struct dbt *d, const struct dbt_block *b, u32
 	v->b = b;
 	v->start = begin;
 	v->end = b->code_end;
+	v->cold = b->cold;
+	v->cold_end = b->cold_end;
 	v->why = NULL;
 	v->pc = begin;
 	if (verify(v, b))
@@ -169,9 +182,10 @@ bool dbt_verify(struct vcpu *vcpu, struct dbt *d, const struct dbt_block *b, u32
 static void dump(const struct dbt_verifier *v)
 {
 	char line[3 * 48 + 1] = "";
-	u32 n = 0, from = v->pc - min(v->pc - v->start, 24u);
+	bool cold = v->pc >= v->cold;
+	u32 n = 0, from = v->pc - min(v->pc - (cold ? v->cold : v->start), 24u);
 
-	for (u32 i = from; i < v->end && i < from + 48; i++)
+	for (u32 i = from; i < (cold ? v->cold_end : v->end) && i < from + 48; i++)
 		n += snprintf(line + n, sizeof(line) - n, "%02x%s", v->d->mem.rw[i], i + 1 == v->pc ? "|" : " ");
 	log_error("translated code around it: %s", line);
 }
@@ -184,8 +198,8 @@ bool dbt_verify_new(struct vcpu *vcpu, const struct dbt_block *b, u32 begin)
 	vcpu->stat.dbt_verified++;
 	if (likely(dbt_verify(vcpu, d, b, begin, &why)))
 		return true;
-	log_error("translation of 0x%llx refused at byte %u of %u: %s", (unsigned long long)(b->page + b->va),
-		  d->verifier->pc - begin, b->code_end - begin, why);
+	log_error("translation of 0x%llx refused at byte %u of %u + %u: %s", (unsigned long long)(b->page + b->va),
+		  bytes_before(d->verifier, d->verifier->pc), b->code_end - begin, b->cold_end - b->cold, why);
 	dump(d->verifier);
 	vm_bug(vcpu->vm, "unsafe translation", __FILE__, __LINE__);
 	return false;

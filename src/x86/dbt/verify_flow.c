@@ -24,11 +24,11 @@ struct label *label_at(struct dbt_verifier *v, u32 at)
 
 bool flow_to(struct dbt_verifier *v, u32 target, const struct state *s)
 {
-	struct label *l = target >= v->start && target < v->end ? label_at(v, target) : NULL;
+	struct label *l = in_block(v, target) ? label_at(v, target) : NULL;
 
 	if (!l)
 		return refuse(v, "branch into the middle of an instruction, or out of the block");
-	state_meet(l, s, v->start);
+	state_meet(v, l, s);
 	return true;
 }
 
@@ -170,7 +170,7 @@ static bool jump(struct dbt_verifier *v, u32 target)
 {
 	const struct dbt *d = v->d;
 
-	if (target >= v->start && target < v->end)
+	if (in_block(v, target))
 		return flow_to(v, target, &v->now);
 	if (!nothing_leaks(v))
 		return false;
@@ -231,7 +231,7 @@ static bool conditional(struct dbt_verifier *v, u8 cc)
 	u32 target = branch_target(v);
 
 	assume(&taken, cc);
-	if (target >= v->start && target < v->end) {
+	if (in_block(v, target)) {
 		if (!flow_to(v, target, &taken))
 			return false;
 	} else if (!nothing_leaks(v) || !is_entry(v, target)) {

@@ -85,7 +85,8 @@ struct dbt_verifier {
 	struct vcpu *vcpu;
 	struct dbt *d;
 	const struct dbt_block *b;
-	u32 start, end;
+	u32 start, end;			/* its straight path */
+	u32 cold, cold_end;		/* the rest, further on */
 	struct state now;
 	/* the instruction */
 	u32 pc;
@@ -132,9 +133,26 @@ static inline bool is_secret(const struct value *x)
 /* what: a register's value before the instruction, after it (+ RESULT), or a slot's (+ IN_SLOT). */
 enum { RESULT = 16, IN_SLOT = 32 };
 
+/* Does the block have code at `at`? */
+static inline bool in_block(const struct dbt_verifier *v, u32 at)
+{
+	return (at >= v->start && at < v->end) || (at >= v->cold && at < v->cold_end);
+}
+
+/* Bytes of the block before this one. */
+static inline u32 bytes_before(const struct dbt_verifier *v, u32 at)
+{
+	return at < v->end ? at - v->start : at - v->cold + (v->end - v->start);
+}
+
+static inline u32 name_at(const struct dbt_verifier *v, u32 at, unsigned what)
+{
+	return (bytes_before(v, at) << 6 | what) + 1;
+}
+
 static inline u32 name_here(const struct dbt_verifier *v, unsigned what)
 {
-	return ((v->pc - v->start) << 6 | what) + 1;
+	return name_at(v, v->pc, what);
 }
 
 static const struct value any = { .kind = ANY };
@@ -220,7 +238,7 @@ struct value add_constant(const struct value *x, u64 n);
 void fact_add(struct state *s, struct fact f);
 bool is_checked(const struct state *s, const struct value *host, u32 size, bool write);
 void state_forget(struct state *s);
-void state_meet(struct label *l, const struct state *s, u32 start);
+void state_meet(struct dbt_verifier *v, struct label *l, const struct state *s);
 
 /* verify_mem.c */
 bool learn_jump_tables(struct dbt_verifier *v, struct vcpu *vcpu, struct dbt *d);

@@ -174,7 +174,7 @@ struct meeting {
 	struct anchor anchors[16 + 3 + 1];
 	u32 nr;
 	struct label *label;
-	u32 start;
+	const struct dbt_verifier *v;
 };
 
 static void anchor_add(struct meeting *m, const struct value *in, const struct value *other, u32 what)
@@ -185,7 +185,7 @@ static void anchor_add(struct meeting *m, const struct value *in, const struct v
 	a->other = as_address(other);
 	if (!is_address(&a->in) || !is_address(&a->other))
 		return;
-	a->out = same_address(&a->in, &a->other) ? a->in : sym(((m->label->at - m->start) << 6 | what) + 1);
+	a->out = same_address(&a->in, &a->other) ? a->in : sym(name_at(m->v, m->label->at, what));
 	m->nr++;
 }
 
@@ -262,9 +262,9 @@ static void facts_meet(const struct meeting *m, struct state *in, const struct s
 	*changed |= !same || n != in->nr_facts;
 }
 
-void state_meet(struct label *l, const struct state *s, u32 start)
+void state_meet(struct dbt_verifier *v, struct label *l, const struct state *s)
 {
-	struct meeting m = { .label = l, .start = start };
+	struct meeting m = { .label = l, .v = v };
 	struct state *in = &l->in;
 	bool changed = false;
 
