@@ -58,7 +58,7 @@ static void put_jump_table(struct trans *tr, struct cold *c)
 	struct emit *e = tr->e;
 
 	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
-	put32(e, tr->d->jump_factor);
+	put32(e, JUMP_FACTOR);
 	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
 	put_rr(e, W4, 0x01, T1, T1);
 	m.scale = 3;
@@ -73,7 +73,7 @@ static void put_jump_table(struct trans *tr, struct cold *c)
 void put_jump_known(struct trans *tr, u64 target)
 {
 	struct cold *c = cold_new(tr, COLD_EXIT);
-	u64 i = jump_table_index(tr->d, target);
+	u64 i = jump_table_index(target);
 
 	c->index = exit_new(tr, target, false);
 	put_code_address(tr, T0, target);
@@ -146,13 +146,30 @@ static void put_exit_if(struct trans *tr, u8 cc, u64 target)
 	exit_set_link(tr, c->index, far);
 }
 
+/* The first level of the jump table does not have the target, in T0: on by common code. index: of an exit or (indirect) a site. */
+void put_jump_second(struct trans *tr, u32 index, bool indirect)
+{
+	if (tr->ctx < DBT_REFILL_CTXS) {
+		put_mov_imm(tr->e, T1, index);
+		put_jmp(tr->e, tr->d->jump[tr->ctx][indirect]);
+		return;
+	}
+	put_store(tr->e, SLOT(FRAME_TMP1), T0);
+	put_mov_imm(tr->e, T0, index);
+	put_jmp(tr->e, indirect ? tr->d->exit_indirect : tr->d->exit_slot);
+}
+
 /* While there is no link to another page, the jump table may have it. */
 void put_cold_exit(struct trans *tr, struct cold *c)
 {
 	struct dbt_exit *x = &tr->d->exits[c->index];
-	u64 i = jump_table_index(tr->d, x->target);
+	u64 i = jump_table_index(x->target);
 	u32 miss;
 
+	if (!x->far && !x->linkable) {
+		put_jump_second(tr, c->index, false);
+		return;
+	}
 	if (!x->far) {
 		put_leave(tr, c->index, c->host_flags);
 		return;

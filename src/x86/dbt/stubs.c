@@ -362,6 +362,7 @@ void dbt_emit_common(struct dbt *d)
 	emit_load_x87(d);
 	dbt_emit_reps(d);
 	dbt_emit_refills(d);
+	dbt_emit_jumps(d);
 	if (d->diff)
 		diff_emit_common(d);
 	d->code_start = (d->emit.at + 63) & ~63u;

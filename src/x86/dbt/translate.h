@@ -188,6 +188,7 @@ void put_leave(struct trans *tr, u32 exit, bool host_flags);
 /* reg = the guest's address of code at va. Flags of the host's are lost if that is far away. */
 void put_code_address(struct trans *tr, u8 reg, u64 va);
 void put_jump_known(struct trans *tr, u64 target);
+void put_jump_second(struct trans *tr, u32 index, bool indirect);
 void put_exit(struct trans *tr, u64 target);
 void put_cold_exit(struct trans *tr, struct cold *c);
 void put_narrow_exit(struct trans *tr, u64 target);

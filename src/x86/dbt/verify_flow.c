@@ -46,9 +46,14 @@ static bool nothing_leaks(struct dbt_verifier *v)
 	return true;
 }
 
+static bool index_in(struct dbt_verifier *v, u8 reg, u32 limit)
+{
+	return (v->now.reg[reg].kind == CONST && v->now.reg[reg].a < limit) || refuse(v, "index out of bounds");
+}
+
 static bool index_ok(struct dbt_verifier *v, u32 limit)
 {
-	return (v->now.reg[T0].kind == CONST && v->now.reg[T0].a < limit) || refuse(v, "index out of bounds");
+	return index_in(v, T0, limit);
 }
 
 static void forget_reg(struct state *s, u8 r)
@@ -169,6 +174,7 @@ static bool is_entry(const struct dbt_verifier *v, u32 at)
 static bool jump(struct dbt_verifier *v, u32 target)
 {
 	const struct dbt *d = v->d;
+	bool indirect;
 
 	if (target >= v->start && target < v->end)
 		return flow_to(v, target, &v->now);
@@ -178,6 +184,9 @@ static bool jump(struct dbt_verifier *v, u32 target)
 		return index_ok(v, d->nr_exits);
 	if (target == d->exit_indirect || target == d->slow_on)
 		return index_ok(v, d->nr_sites);
+	if (dbt_is_jump(d, target, &indirect))
+		return is_secret(&v->now.reg[T0]) ? refuse(v, "jump to an address of the host's") :
+						    index_in(v, T1, indirect ? d->nr_sites : d->nr_exits);
 	return is_entry(v, target) || refuse(v, "jump to something unknown");
 }
 

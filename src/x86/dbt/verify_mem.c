@@ -62,7 +62,7 @@ bool learn_jump_tables(struct dbt_verifier *v, struct vcpu *vcpu, struct dbt *d)
 	const u64 va = 0x7e57ull << 32;
 	struct dbt_block b = { .slot_poll = 1 };
 
-	dbt_jump_add(vcpu, 0, va, &b);
+	dbt_jump_add(vcpu, 0, va, &b, false);
 	v->jump_stride = sizeof(*t) / JUMP_TABLE_SIZE;
 	v->jump_va = find_word(t, va) % v->jump_stride;
 	v->jump_code = find_word(t, (u64)(d->mem.rx + b.slot_poll)) % v->jump_stride;
