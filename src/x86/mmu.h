@@ -134,6 +134,9 @@ struct mmu {
 			const void *code;
 		} at[JUMP_TABLE_SIZE];
 	} jumps[NR_TLBS];
+	/* Where calls return to, by the stack pointer. */
+#define RETURN_CACHE 256u
+	struct jump_entry_host returns[NR_TLBS][RETURN_CACHE];
 	/* Second level, of several address spaces. */
 #define JUMP_SECOND_SHIFT 18
 #define JUMP_SECOND_SIZE (1u << JUMP_SECOND_SHIFT)

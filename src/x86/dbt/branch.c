@@ -200,13 +200,73 @@ void put_narrow_exit(struct trans *tr, u64 target)
 	put_leave(tr, i, false);
 }
 
-/* Jump to the guest address in T0. Flags are in the slot. */
-static void put_jump_indirect(struct trans *tr, u32 site)
+void put_jump_indirect(struct trans *tr, u32 site)
 {
 	struct cold *c = cold_new(tr, COLD_INDIRECT);
 
 	c->index = site;
 	put_jump_table(tr, c);
+}
+
+/* The operand of an entry of mmu.returns; T1 is its place. */
+static struct hmem return_entry(const struct trans *tr, size_t field)
+{
+	struct hmem m = MEM_GS(T1, offsetof(struct mmu, returns[tr->ctx]) + field);
+
+	m.scale = 1;
+	return m;
+}
+
+/* T1 = place in mmu.returns, for return_entry(). The return address is popped bytes below the stack pointer. */
+static void put_return_place(struct trans *tr, s32 popped)
+{
+	put_rm(tr->e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, -popped));
+	static_assert(sizeof(struct jump_entry_host) == 16, "scaled");
+	put_alu_imm(tr->e, W4, 4, T1, (RETURN_CACHE - 1) * 8);
+}
+
+static bool returns_wanted(const struct trans *tr)
+{
+	return tr->ctx < DBT_REFILL_CTXS && tr->width == W8 && !tr->d->diff;
+}
+
+/* A call has pushed its return address, ret: where that will go on. */
+static void put_return_note(struct trans *tr, u64 ret)
+{
+	struct emit *e = tr->e;
+	struct cold *c;
+
+	if (!returns_wanted(tr) || !same_page(tr, ret))
+		return;
+	flags_clobber(tr, FLAGS_ALL);
+	c = cold_new(tr, COLD_EXIT);
+	c->index = exit_new(tr, ret, false);
+	tr->d->exits[c->index].returned_to = true;
+	put_return_place(tr, 0);
+	put_code_address(tr, T0, ret);
+	put_store(e, return_entry(tr, JUMP_VA), T0);
+	put_lea_code(e, T0, 0);
+	c->fields[c->nr_fields++] = e->at - 4;
+	exit_set_link(tr, c->index, false);
+	put_store(e, return_entry(tr, JUMP_CODE), T0);
+}
+
+/* Return to the guest address in T0. Flags are in the slot. */
+static void put_return(struct trans *tr, s32 popped, u32 site)
+{
+	struct cold *c;
+
+	if (!returns_wanted(tr)) {
+		put_jump_indirect(tr, site);
+		return;
+	}
+	c = cold_new(tr, COLD_RETURN);
+	c->index = site;
+	put_return_place(tr, popped);
+	put_rm(tr->e, W8, 0x3b, T0, return_entry(tr, JUMP_VA));
+	put_jcc_cold(tr, CC_NE, c);
+	put_page(tr);
+	put_rm(tr->e, W4, 0xff, 4, return_entry(tr, JUMP_CODE));
 }
 
 /* ---- instructions ------------------------------------------------------------------------------ */
@@ -271,6 +331,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		c = slow_new(tr, t);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
+		put_return_note(tr, next);
 		put_exit(tr, target);
 		break;
 	case K_CALL_IND:
@@ -280,6 +341,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_store(tr->e, SLOT(FRAME_TMP0), T0);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
+		put_return_note(tr, next);
 		put_load(tr->e, T0, SLOT(FRAME_TMP0));
 		put_jump_indirect(tr, c->index);
 		break;
@@ -297,6 +359,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 
 void emit_ret(struct trans *tr, struct tinsn *t)
 {
+	s32 popped = word(tr) + (u16)t->insn.imm;
 	struct cold *c = slow_new(tr, t);
 	struct hmem m;
 
@@ -304,9 +367,9 @@ void emit_ret(struct trans *tr, struct tinsn *t)
 	put_stack_word(tr, t, false, &m, c);
 	put_fault_row(tr, c);
 	put_rm(tr->e, tr->width, 0x8b, T0, m);
-	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);
+	put_add_rsp(tr, popped);
 	slow_end(tr, c, 0);
-	put_jump_indirect(tr, c->index);
+	put_return(tr, popped, c->index);
 }
 
 /* LOOP and JRCXZ, without flags. */

@@ -433,7 +433,7 @@ void dbt_take_code_log(struct vcpu *vcpu)
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to)
 {
 	/* Every cycle of links has one that does not lead forward in our code: requests are looked at there. */
-	bool poll = to->main <= x->field;
+	bool poll = x->returned_to || to->main <= x->field;
 	u32 target = x->host_flags ? (poll ? to->host_poll : to->host) : (poll ? to->slot_poll : to->slot);
 
 	patch_rel32(&d->emit, x->field, target);

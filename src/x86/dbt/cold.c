@@ -145,6 +145,9 @@ void put_cold(struct trans *tr, struct cold *c)
 	case COLD_INDIRECT:
 		put_jump_second(tr, c->index, true);
 		break;
+	case COLD_RETURN:
+		put_jump_indirect(tr, c->index);
+		break;
 	case COLD_VEC:
 	case COLD_X87:
 		put_call(e, c->type == COLD_VEC ? tr->d->load_vec : tr->d->load_x87);

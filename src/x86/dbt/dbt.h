@@ -69,6 +69,7 @@ struct dbt_exit {
 	u8 retired;		/* instructions of the block before it */
 	bool far;		/* to one of another page, if that is mapped globally */
 	bool relative;		/* target is relative to the page's address */
+	bool returned_to;	/* what is patched is an address for mmu.returns */
 	u8 ctx;
 	u32 mode_key;
 	gpa_t gpa;		/* of target, 0: any. What stands for a dropped block leads to its successor only */
@@ -183,6 +184,7 @@ struct dbt {
 	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
 	u32 jump[DBT_REFILL_CTXS][2];	/* for direct, indirect jumps */
 	u32 common_faults;	/* rows of these */
+	u32 return_none;	/* an empty entry of mmu.returns */
 	u32 enter, slow, slow_on, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
 	struct decode_cache *decode_cache; /* decoded.c */

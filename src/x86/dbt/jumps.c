@@ -7,6 +7,9 @@
  * address spaces, and copies it. So neither two places that share an entry of the first level nor a visit to another process
  * cost a look-up of blocks.
  *
+ * Returns are looked for in a small table first, whose entries calls have written: by the stack pointer, which is the same after a call and
+ * before its return. It stays in the host's nearest cache, as tables of all addresses of a large program do not.
+ *
  *  1. A level has, for an address, code of a block that has been found there. A block that is dropped since leads away by itself
  *     (cache.c).
  *  2. An entry of the second level is good as long as its generation is the present address space's, or the one of
@@ -14,6 +17,7 @@
  *     when the client may have written to memory. A generation is never used again.
  *  3. Which entries of the first level are in use is noted, by C and by common code, for whoever empties it. Its first one, which is
  *     empty with another value, is always emptied.
+ *  4. Any value may be returned to, so an empty entry of returns[] belongs to one, too: 0, and has code for it.
  */
 #include "x86/dbt/dbt.h"
 
@@ -33,6 +37,14 @@ static u32 second_index(u64 va)
 
 /* ---- emptying ---------------------------------------------------------------------------------- */
 
+static void flush_returns(struct vcpu *vcpu, unsigned ctx)
+{
+	const void *none = vcpu->arch.dbt->mem.rx + vcpu->arch.dbt->return_none;
+
+	for (u32 i = 0; i < RETURN_CACHE; i++)
+		vcpu->arch.mmu->returns[ctx][i] = (struct jump_entry_host){ .code = none };
+}
+
 void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 {
 	struct jump_used *used = &vcpu->arch.mmu->jump_used[ctx];
@@ -48,6 +60,7 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 	t->at[0].va = jump_empty(0);
 	used->nr = 0;
 	used->local = false;
+	flush_returns(vcpu, ctx);
 }
 
 static u32 next_generation(struct dbt *d, struct mmu *mmu)
@@ -88,9 +101,12 @@ void dbt_renew_jumps(struct vcpu *vcpu, bool all)
 		d->space_drops[i] = mmu->spaces[i].drops;
 	}
 	mmu->jump_generation[0] = d->space_generation[i];
-	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
+	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++) {
 		if (all || mmu->jump_used[ctx].local)
 			dbt_flush_jumps(vcpu, ctx);
+		else
+			flush_returns(vcpu, ctx);
+	}
 }
 
 /* ---- filling ----------------------------------------------------------------------------------- */

@@ -190,6 +190,17 @@ static bool jump(struct dbt_verifier *v, u32 target)
 	return is_entry(v, target) || refuse(v, "jump to something unknown");
 }
 
+/* Nothing is known there. */
+bool code_address(struct dbt_verifier *v, u32 at)
+{
+	struct state s;
+
+	if (at < v->start || at >= v->end)
+		return is_entry(v, at);
+	state_forget(&s);
+	return flow_to(v, at, &s);
+}
+
 /* jmp *table(index) */
 static bool jump_table(struct dbt_verifier *v)
 {
@@ -199,12 +210,12 @@ static bool jump_table(struct dbt_verifier *v)
 		return refuse(v, "indirect jump");
 	if (!mmu_operand(v, &v->ops[0], &mem))
 		return false;
-	if (mem.table != T_JUMP_CODE)
+	if (mem.table != T_JUMP_CODE && mem.table != T_RETURN_CODE)
 		return refuse(v, "jump through something that is no jump table");
 	for (u32 i = 0; i < v->now.nr_facts; i++) {
 		const struct fact *f = &v->now.facts[i];
 
-		if (f->kind == FACT_JUMP && f->ctx == mem.ctx && f->name == mem.value.name && f->a == mem.value.a)
+		if (f->kind == FACT_JUMP && f->ctx == mem.ctx && f->size + 1 == mem.table && f->name == mem.value.name && f->a == mem.value.a)
 			return nothing_leaks(v);
 	}
 	return refuse(v, "jump table entry is not compared");
@@ -218,7 +229,7 @@ static void assume(struct state *s, u8 cc)
 	if (s->flags == FLAGS_JUMP) {
 		if (cc == CC_E)
 			fact_add(s, (struct fact){ .kind = FACT_JUMP, .ctx = s->compared.ctx, .name = s->compared.name,
-						   .a = s->compared.a });
+						   .a = s->compared.a, .size = s->limit });
 		return;
 	}
 	s->x87 |= s->flags == FLAGS_X87 && cc == CC_NE;
