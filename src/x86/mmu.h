@@ -146,6 +146,17 @@ struct mmu {
 		u32 generation;
 	} jump_second[NR_TLBS][JUMP_SECOND_SIZE];
 	u32 jump_generation[2];		/* of live entries there: the space's, global ones */
+	/*
+	 * Links from user code to other pages. Each is good under one generation and, from relative code, on one page: key is both
+	 * (jump_key is the present generation's, to be combined with the page's address).
+	 */
+#define JUMP_LINKS (512u << 10)
+	u64 jump_key;
+	struct jump_link {
+		u64 key;
+		const void *code;	/* what a jump table has for the target */
+		u32 exit;
+	} jump_links[JUMP_LINKS];
 	/* Of the first level: entries in use, for who empties it. */
 	struct jump_used {
 		bool local;		/* some are of pages that are not global */

@@ -69,12 +69,61 @@ static void put_jump_table(struct trans *tr, struct cold *c)
 	put_rm(e, W4, 0xff, 4, m);
 }
 
+/*
+ * To another page by a link, if there may be one: from user code to what is known in the same way, relative or not. The page's address moves along.
+ * Flags are in the slot.
+ */
+static bool put_jump_linked(struct trans *tr, u64 target)
+{
+	const s64 pages = (s64)(target & PAGE_MASK);
+	struct emit *e = tr->e;
+	struct cold *c;
+	u32 exit = tr->d->nr_exits, link;
+
+	if (tr->ctx != TLB_USER || tr->width != W8 || tr->d->diff || dbt_near_end(target) ||
+	    (tr->relative ? pages != (s32)pages : dbt_is_relative(tr->vcpu, tr->ctx, target)) ||
+	    !dbt_link_new(tr->vcpu, exit, &link))
+		return false;
+	exit_new(tr, target, false);
+	c = cold_new(tr, COLD_LINK);
+	c->index = link;
+	c->target = target;
+	if (tr->relative) {
+		put_load(e, T1, SLOT(FRAME_PAGE));
+		put_rm(e, W8, 0x33, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	} else {
+		put_load(e, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	}
+	put_rm(e, W8, 0x3b, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_links) + link * sizeof(struct jump_link)));
+	static_assert(!offsetof(struct jump_link, key), "compared");
+	put_jcc_cold(tr, CC_NE, c);
+	if (tr->relative && pages)
+		put_alu_mem_imm(e, W8, 0, SLOT(FRAME_PAGE), pages);
+	put_jmp(e, 0);
+	c->fields[c->nr_fields++] = e->at - 4;
+	tr->d->exits[exit].field = e->at - 4;
+	tr->d->exits[exit].local = true;
+	tr->d->exits[exit].link = link;
+	return true;
+}
+
+/* The link is not good now: the tables may know better. */
+void put_cold_link(struct trans *tr, struct cold *c)
+{
+	put_code_address(tr, T0, c->target);
+	put_mov_imm(tr->e, T1, c->index * sizeof(struct jump_link));
+	put_jmp(tr->e, tr->d->jump_linked[tr->relative]);
+}
+
 /* Through the jump table to a known address. Flags are in the slot. */
 void put_jump_known(struct trans *tr, u64 target)
 {
-	struct cold *c = cold_new(tr, COLD_EXIT);
 	u64 i = jump_table_index(target);
+	struct cold *c;
 
+	if (put_jump_linked(tr, target))
+		return;
+	c = cold_new(tr, COLD_EXIT);
 	c->index = exit_new(tr, target, false);
 	put_code_address(tr, T0, target);
 	if (tr->relative) {

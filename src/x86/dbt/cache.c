@@ -112,7 +112,7 @@ void dbt_flush_all(struct vcpu *vcpu)
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
 	d->nr_faults = d->common_faults;
-	d->nr_far_links = 0;
+	d->nr_far_links = d->nr_links = 0;
 	d->emit.at = d->code_start;
 	decode_cache_flush(vcpu);
 	dbt_verifier_reset(d);
@@ -206,7 +206,7 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	b->dead = true;
 	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
-		d->exits[i].linkable = d->exits[i].far = false;
+		d->exits[i].linkable = d->exits[i].far = d->exits[i].local = false;
 	if (!b->leave_host) {
 		divert(d, b, b->main, b->leave, b->self);
 	} else {

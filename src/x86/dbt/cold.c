@@ -145,6 +145,9 @@ void put_cold(struct trans *tr, struct cold *c)
 	case COLD_INDIRECT:
 		put_jump_second(tr, c->index, true);
 		break;
+	case COLD_LINK:
+		put_cold_link(tr, c);
+		break;
 	case COLD_RETURN:
 		put_jump_indirect(tr, c->index);
 		break;

@@ -234,6 +234,13 @@ static bool leads_to(const struct dbt_exit *x, const struct dbt_block *b)
 	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && x->narrow == b->narrow && (!x->gpa || x->gpa == b->gpa);
 }
 
+/* The same of an exit to another page, from the page that was executed last, which has led here. */
+static bool reaches(const struct vcpu *vcpu, const struct dbt_exit *x, const struct dbt_block *b)
+{
+	return x->ctx == b->ctx && x->mode_key == b->mode_key && !b->narrow &&
+	       dbt_is_relative(vcpu, b->ctx, vcpu->arch.rip) == x->relative;
+}
+
 typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
 
 static enum exec dispatch(struct vcpu *vcpu)
@@ -293,6 +300,10 @@ static enum exec dispatch(struct vcpu *vcpu)
 				dbt_link_far(d, link - d->exits, b);
 			vcpu->stat.dbt_links++;
 		} else if ((link || indirect) && !narrow) {
+			if (link && link->local && !b->head && reaches(vcpu, link, b)) {
+				dbt_link_local(vcpu, link, b);
+				vcpu->stat.dbt_links++;
+			}
 			dbt_jump_add(vcpu, ctx, a->rip, b, global);
 		}
 		vcpu->stat.dbt_entries++;

@@ -70,6 +70,8 @@ struct dbt_exit {
 	bool far;		/* to one of another page, if that is mapped globally */
 	bool relative;		/* target is relative to the page's address */
 	bool returned_to;	/* what is patched is an address for mmu.returns */
+	bool local;		/* to another page, as mmu.jump_links[link] says */
+	u32 link;
 	u8 ctx;
 	u32 mode_key;
 	gpa_t gpa;		/* of target, 0: any. What stands for a dropped block leads to its successor only */
@@ -183,6 +185,8 @@ struct dbt {
 #define DBT_REFILL_CTXS 3u
 	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
 	u32 jump[DBT_REFILL_CTXS][2];	/* for direct, indirect jumps */
+	u32 jump_linked[2];		/* from absolute, relative code */
+	u32 nr_links;			/* mmu.jump_links in use */
 	u32 common_faults;	/* rows of these */
 	u32 return_none;	/* an empty entry of mmu.returns */
 	u32 enter, slow, slow_on, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
@@ -310,6 +314,10 @@ const void *dbt_jump_find(struct vcpu *vcpu, unsigned ctx, u64 va);
 /* Common code for those that the first level does not have. */
 void dbt_emit_jumps(struct dbt *d);
 bool dbt_is_jump(const struct dbt *d, u32 at, bool *indirect);
+/* A link for an exit, not good yet. False: there are too many. */
+bool dbt_link_new(struct vcpu *vcpu, u32 exit, u32 *link);
+/* x, an exit of the block that was left last, leads to a block that has been found where it leads. */
+void dbt_link_local(struct vcpu *vcpu, const struct dbt_exit *x, const struct dbt_block *to);
 
 /*
  * translate.c: the block at va, whose page is verified. NULL: not ours. If its first instruction goes on on the

@@ -17,7 +17,10 @@
  *     when the client may have written to memory. A generation is never used again.
  *  3. Which entries of the first level are in use is noted, by C and by common code, for whoever empties it. Its first one, which is
  *     empty with another value, is always emptied.
- *  4. Any value may be returned to, so an empty entry of returns[] belongs to one, too: 0, and has code for it.
+ *  4. A link (struct jump_link) is good, as an entry of the second level is, under one generation. It may lead to different targets where
+ *     one page of relative code is mapped twice, so its key names the page, too. Which one it is good for
+ *     changes here, when a table has for the target what the link leads to, and when the dispatcher has found the target.
+ *  5. Any value may be returned to, so an empty entry of returns[] belongs to one, too: 0, and has code for it.
  */
 #include "x86/dbt/dbt.h"
 
@@ -65,14 +68,22 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 
 static u32 next_generation(struct dbt *d, struct mmu *mmu)
 {
-	/* Once in a lifetime, if at all. */
-	if (unlikely(!++d->jump_generation)) {
+	/* As many as fit in jump_key. */
+	if (unlikely(++d->jump_generation == BIT(29))) {
 		memset(mmu->jump_second, 0, sizeof(mmu->jump_second));
+		memset(mmu->jump_links, 0, d->nr_links * sizeof(mmu->jump_links[0]));
 		memset(d->space_drops, 0, sizeof(d->space_drops));
 		mmu->jump_generation[0] = mmu->jump_generation[1] = 0;
 		d->jump_generation = 1;
 	}
 	return d->jump_generation;
+}
+
+/* Bits that no address of a user's page has. */
+static void set_generation(struct mmu *mmu, u32 generation)
+{
+	mmu->jump_generation[0] = generation;
+	mmu->jump_key = (generation & ~PAGE_MASK) | (u64)(generation >> PAGE_SHIFT) << 47;
 }
 
 void dbt_forget_jumps(struct vcpu *vcpu, bool all)
@@ -81,7 +92,7 @@ void dbt_forget_jumps(struct vcpu *vcpu, bool all)
 	struct dbt *d = vcpu->arch.dbt;
 
 	memset(d->space_drops, 0, sizeof(d->space_drops));
-	mmu->jump_generation[0] = next_generation(d, mmu);
+	set_generation(mmu, next_generation(d, mmu));
 	if (all)
 		mmu->jump_generation[1] = next_generation(d, mmu);
 	d->space_drops[mmu->space] = mmu->spaces[mmu->space].drops;
@@ -100,7 +111,7 @@ void dbt_renew_jumps(struct vcpu *vcpu, bool all)
 		d->space_generation[i] = next_generation(d, mmu);
 		d->space_drops[i] = mmu->spaces[i].drops;
 	}
-	mmu->jump_generation[0] = d->space_generation[i];
+	set_generation(mmu, d->space_generation[i]);
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++) {
 		if (all || mmu->jump_used[ctx].local)
 			dbt_flush_jumps(vcpu, ctx);
@@ -139,6 +150,30 @@ const void *dbt_jump_find(struct vcpu *vcpu, unsigned ctx, u64 va)
 	if (s->va == va && (s->generation == mmu->jump_generation[0] || s->generation == mmu->jump_generation[1]))
 		return vcpu->arch.dbt->mem.rx + s->code;
 	return NULL;
+}
+
+/* ---- links ------------------------------------------------------------------------------------- */
+
+bool dbt_link_new(struct vcpu *vcpu, u32 exit, u32 *link)
+{
+	struct dbt *d = vcpu->arch.dbt;
+
+	if (d->nr_links == JUMP_LINKS)
+		return false;
+	*link = d->nr_links++;
+	/* Under no generation: 0 is never one. */
+	vcpu->arch.mmu->jump_links[*link] = (struct jump_link){ .exit = exit };
+	return true;
+}
+
+void dbt_link_local(struct vcpu *vcpu, const struct dbt_exit *x, const struct dbt_block *to)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	struct jump_link *link = &mmu->jump_links[x->link];
+
+	dbt_link(vcpu->arch.dbt, x, to);
+	link->code = vcpu->arch.dbt->mem.rx + to->slot_poll;
+	link->key = mmu->jump_key ^ (x->relative ? vcpu->arch.block_page : 0);
 }
 
 /* ---- common code ------------------------------------------------------------------------------- */
@@ -245,8 +280,58 @@ static u32 emit_jump(struct dbt *d, unsigned ctx, bool indirect)
 	return begin;
 }
 
+/* The link at T1 is good now if it leads to rax. rcx is lost. */
+static void put_stamp(struct emit *e, bool relative)
+{
+	u32 other;
+
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(T1, offsetof(struct mmu, jump_links[0].code)));
+	other = put_jcc_later(e, CC_NE);
+	put_load(e, RCX, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	if (relative)
+		put_rm(e, W8, 0x33, RCX, SLOT(FRAME_PAGE));
+	put_store(e, MEM_GS(T1, offsetof(struct mmu, jump_links[0].key)), RCX);
+	patch_rel32(e, other, e->at);
+}
+
+/* Jumped to: T0 = target, T1 = offset of a link that is not good now. Flags are in the slot. */
+static u32 emit_jump_linked(struct dbt *d, bool relative)
+{
+	const s32 first = offsetof(struct mmu, jumps[TLB_USER]);
+	struct emit *e = &d->emit;
+	const u32 begin = e->at = (e->at + 15) & ~15u;
+	u32 found, none[2];
+
+	put_store(e, SLOT(FRAME_REFILL), RAX);
+	put_store(e, SLOT(FRAME_REFILL + 8), RCX);
+	put_store(e, SLOT(FRAME_TMP1), T1);
+	put_index(e, JUMP_FACTOR, JUMP_TABLE_SHIFT);
+	put_shift_imm(e, W4, 4, RCX, 4);
+	put_load(e, RAX, MEM_GS(RCX, first + (s32)offsetof(struct jump_entry_host, code)));
+	put_rm(e, W8, 0x3b, T0, MEM_GS(RCX, first + (s32)offsetof(struct jump_entry_host, va)));
+	found = put_jcc_later(e, CC_E);
+	put_second(d, TLB_USER, none);
+	put_first(d, TLB_USER);
+	put_load(e, T1, SLOT(FRAME_TMP1));
+	patch_rel32(e, found, e->at);
+	put_stamp(e, relative);
+	put_store(e, SLOT(FRAME_TMP0), RAX);
+	put_alu_imm(e, W8, 4, T0, (s32)PAGE_MASK);
+	put_store(e, SLOT(FRAME_PAGE), T0);
+	put_restore(e);
+	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
+	patch_rel32(e, none[0], e->at);
+	patch_rel32(e, none[1], e->at);
+	put_restore(e);
+	put_rm(e, W4, 0x8b, T0, MEM_GS(T1, offsetof(struct mmu, jump_links[0].exit)));
+	put_jmp(e, d->exit_slot);
+	return begin;
+}
+
 void dbt_emit_jumps(struct dbt *d)
 {
+	d->jump_linked[false] = emit_jump_linked(d, false);
+	d->jump_linked[true] = emit_jump_linked(d, true);
 	for (unsigned ctx = 0; ctx < DBT_REFILL_CTXS; ctx++)
 		for (unsigned indirect = 0; indirect < 2; indirect++)
 			d->jump[ctx][indirect] = emit_jump(d, ctx, indirect);

@@ -79,7 +79,7 @@ struct x87_note {
 
 /* Something off the straight path, emitted after the block. */
 struct cold {
-	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_RETURN, COLD_VEC, COLD_X87 } type;
+	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_RETURN, COLD_LINK, COLD_VEC, COLD_X87 } type;
 	u32 fields[3], nr_fields;	/* distances that lead here... */
 	struct lookup {
 		u32 retry;		/* ...from a look-up: where it begins, 0: it is none */
@@ -192,6 +192,7 @@ void put_jump_known(struct trans *tr, u64 target);
 void put_jump_indirect(struct trans *tr, u32 site);
 void put_jump_second(struct trans *tr, u32 index, bool indirect);
 void put_exit(struct trans *tr, u64 target);
+void put_cold_link(struct trans *tr, struct cold *c);
 void put_cold_exit(struct trans *tr, struct cold *c);
 void put_narrow_exit(struct trans *tr, u64 target);
 void emit_jump(struct trans *tr, struct tinsn *t);

@@ -187,6 +187,10 @@ static bool jump(struct dbt_verifier *v, u32 target)
 	if (dbt_is_jump(d, target, &indirect))
 		return is_secret(&v->now.reg[T0]) ? refuse(v, "jump to an address of the host's") :
 						    index_in(v, T1, indirect ? d->nr_sites : d->nr_exits);
+	if (target == d->jump_linked[0] || target == d->jump_linked[1])
+		return is_secret(&v->now.reg[T0]) ? refuse(v, "jump to an address of the host's") :
+		       (v->now.reg[T1].kind == CONST && !(v->now.reg[T1].a % sizeof(struct jump_link)) &&
+			v->now.reg[T1].a / sizeof(struct jump_link) < d->nr_links) || refuse(v, "link of nobody");
 	return is_entry(v, target) || refuse(v, "jump to something unknown");
 }
 

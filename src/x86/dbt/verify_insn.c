@@ -44,6 +44,8 @@ static struct value source_value(struct dbt_verifier *v, const ZydisDecodedOpera
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
 		return constant(op->imm.is_signed ? (u64)op->imm.value.s : op->imm.value.u);
 	case ZYDIS_OPERAND_TYPE_MEMORY:
+		if (mem->place == AT_MMU && mem->table == NR_TABLES)
+			return any;
 		if (mem->place == AT_MMU && mem->table >= T_JUMP_VA)
 			return secret;
 		if (mem->place == AT_VCPU && mem->at == offsetof(struct vcpu, arch.tlb))
