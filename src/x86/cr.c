@@ -4,9 +4,8 @@
  *
  *  1. A register changes only after every check has passed.
  *  2. EFER.LMA follows CR0.PG and EFER.LME here and in sregs_set(), nowhere else.
- *  3. The TLB knows global pages but no PCIDs: whatever changes the meaning
- *     of a linear address or of a permission empties it. A no-flush load of
- *     another CR3 must drop what is not global, too.
+ *  3. The TLB knows global pages, and address spaces by PCID: whatever else changes the
+ *     meaning of a linear address or of a permission empties it.
  */
 #include "host/host.h"
 #include "x86/cr.h"
@@ -31,7 +30,6 @@
 	 X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
 
 #define CR3_NOFLUSH BIT_ULL(63)
-#define CR3_PCID 0xfffull
 
 #define EFER_FFXSR BIT_ULL(14)
 #define EFER_AUTOIBRS BIT_ULL(21)
@@ -166,10 +164,10 @@ enum exec set_cr0(struct vcpu *vcpu, u64 value)
 enum exec set_cr3(struct vcpu *vcpu, u64 value)
 {
 	struct vcpu_arch *a = &vcpu->arch;
-	bool flush = true;
+	bool keep = false;
 
 	if (a->cr4 & X86_CR4_PCIDE) {
-		flush = !(value & CR3_NOFLUSH);
+		keep = value & CR3_NOFLUSH;
 		value &= ~CR3_NOFLUSH;
 	}
 	if (!cr3_valid(vcpu, value))
@@ -180,10 +178,9 @@ enum exec set_cr3(struct vcpu *vcpu, u64 value)
 		if (r != EXEC_OK)
 			return r;
 	}
-	flush |= value != a->cr3;
+	if (!keep || value != a->cr3)
+		mmu_load_space(vcpu, value, keep);
 	a->cr3 = value;
-	if (flush)
-		mmu_flush_nonglobal(vcpu);
 	return EXEC_OK;
 }
 
@@ -203,7 +200,7 @@ enum exec set_cr4(struct vcpu *vcpu, u64 value)
 		if (r != EXEC_OK)
 			return r;
 	}
-	if ((value & changed & X86_CR4_PCIDE) && ((a->cr3 & CR3_PCID) || !(a->efer & EFER_LMA)))
+	if ((value & changed & X86_CR4_PCIDE) && ((a->cr3 & CR3_PCID_MASK) || !(a->efer & EFER_LMA)))
 		return queue_gp(vcpu, 0);
 
 	a->cr4 = value;

@@ -52,12 +52,12 @@ struct tlb {
 	 * Pages that have been in fetch[] since the last flush of their kind, and few others (Bloom filters). A kernel that
 	 * uses INVLPG all the time on a page that is taken for one of its code's costs it all links between pages, each time.
 	 */
-#define TLB_FETCHED_LOCAL 16384u	/* bits */
+#define TLB_FETCHED_LOCAL 16384u	/* bits; in struct mmu_space */
 #define TLB_FETCHED_GLOBAL 131072u
 	struct tlb_second second[TLB_SECOND];
 	bool second_used;
-	u64 generation[2];		/* of live entries there: 1 to 0x7ff; global ones: the same + TLB_GENERATION_GLOBAL */
-	u64 fetched_local[TLB_FETCHED_LOCAL / 64], fetched_global[TLB_FETCHED_GLOBAL / 64];
+	u64 generation[2];		/* of live entries there: the space's; global ones: 1 to 0x7ff + TLB_GENERATION_GLOBAL */
+	u64 fetched_global[TLB_FETCHED_GLOBAL / 64];
 	bool global[TLB_ENTRIES];
 	bool fetch_global;		/* there are global entries in fetch[] */
 	u32 nr_fetch_used;		/* as nr_used, for fetch[] */
@@ -81,8 +81,25 @@ struct tlb {
  */
 enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, TLB_USER_AC, NR_TLBS };
 
+/*
+ * An address space: a value of CR3 with its PCID. First levels hold translations of the present one; what second levels hold
+ * of the others outlives loads of CR3 that ask for that, told apart by generation.
+ */
+#define MMU_SPACES 16
+struct mmu_space {
+	u64 cr3;
+	u32 generation;		/* in second levels: 1 to 0x7ff; 0: nothing is left of it */
+	u32 drops;		/* another value, never used before, when what was derived from its fetches is stale */
+	u64 used;		/* when, as counted by mmu.space_loads */
+	u64 fetched[TLB_FETCHED_LOCAL / 64];	/* as tlb.fetched_global */
+};
+
 struct mmu {
 	struct tlb tlbs[NR_TLBS];
+	struct mmu_space spaces[MMU_SPACES];
+	u32 space;		/* the present one */
+	u32 space_generation, space_drops;	/* the latest */
+	u64 space_loads;
 	u64 write_generation;	/* of write tags in second levels; less than a page */
 	/*
 	 * Guest-physical pages that have had a write tag since these were last flushed, and few others (a Bloom filter). Programs execute
@@ -90,7 +107,7 @@ struct mmu {
 	 */
 #define MMU_WRITABLE 131072u	/* bits */
 	u64 writable[MMU_WRITABLE / 64];
-	/* How often fetch translations were dropped, by kind: what was derived from them is stale. */
+	/* How often fetch translations were dropped, by kind: what was derived from them is stale, or another space's. */
 	u32 local_drops, global_drops;
 	/* regions mapped by large pages since the last flush: INVLPG there flushes all (key: va >> 21, or va >> 30 with bit 63) */
 	u64 large[2048];
@@ -108,7 +125,7 @@ struct mmu {
 		gpa_t gpa;
 		u32 len;
 	} code_stores[CODE_STORES_MAX];
-	/* The translator's: linear address to host code, a table per context; touched by it alone. */
+	/* The translator's: linear address to host code, a table per context; touched by it alone (dbt/jumps.c). */
 #define JUMP_TABLE_SHIFT 17
 #define JUMP_TABLE_SIZE (1u << JUMP_TABLE_SHIFT)
 	struct jump_table {
@@ -117,6 +134,36 @@ struct mmu {
 			const void *code;
 		} at[JUMP_TABLE_SIZE];
 	} jumps[NR_TLBS];
+	/* Where calls return to, by the stack pointer. */
+#define RETURN_CACHE 256u
+	struct jump_entry_host returns[NR_TLBS][RETURN_CACHE];
+	/* Second level, of several address spaces. */
+#define JUMP_SECOND_SHIFT 18
+#define JUMP_SECOND_SIZE (1u << JUMP_SECOND_SHIFT)
+	struct jump_second {
+		u64 va;
+		u32 code;		/* offset */
+		u32 generation;
+	} jump_second[NR_TLBS][JUMP_SECOND_SIZE];
+	u32 jump_generation[2];		/* of live entries there: the space's, global ones */
+	/*
+	 * Links from user code to other pages. Each is good under one generation and, from relative code, on one page: key is both
+	 * (jump_key is the present generation's, to be combined with the page's address).
+	 */
+#define JUMP_LINKS (512u << 10)
+	u64 jump_key;
+	struct jump_link {
+		u64 key;
+		const void *code;	/* what a jump table has for the target */
+		u32 exit;
+	} jump_links[JUMP_LINKS];
+	/* Of the first level: entries in use, for who empties it. */
+	struct jump_used {
+		bool local;		/* some are of pages that are not global */
+		u32 nr;			/* JUMP_USED_MAX: too many, look at everything */
+#define JUMP_USED_MAX 32768u
+		u32 at[JUMP_USED_MAX];
+	} jump_used[NR_TLBS];
 	/* Fewer entries than TLB_ENTRIES in use (SOFTKVM_TLB), 0: all. Of indices equal modulo limit one is filled. */
 	u32 tlb_limit;
 	u16 filled[NR_TLBS][TLB_ENTRIES];
@@ -159,8 +206,18 @@ static inline unsigned mmu_data_access(const struct vcpu *vcpu, unsigned access)
 /* Walk: EXEC_OK with *gpa, or EXEC_FAULT (#PF queued), or EXEC_EFAULT. */
 enum exec mmu_translate(struct vcpu *vcpu, gva_t va, unsigned access, gpa_t *gpa);
 
+/* The low bits of CR3: a PCID, if CR4.PCIDE says so. */
+#define CR3_PCID_MASK 0xfffull
+static inline u64 mmu_present_pcid(const struct vcpu *vcpu)
+{
+	return vcpu->arch.cr4 & X86_CR4_PCIDE ? vcpu->arch.cr3 & CR3_PCID_MASK : 0;
+}
+
 void mmu_flush_all(struct vcpu *vcpu);		/* every entry */
-void mmu_flush_nonglobal(struct vcpu *vcpu);	/* a load of CR3 */
+void mmu_flush_nonglobal(struct vcpu *vcpu);	/* of all address spaces */
+/* CR3 is about to change: keep what is known of the new one. */
+void mmu_load_space(struct vcpu *vcpu, u64 cr3, bool keep);
+void mmu_flush_space(struct vcpu *vcpu, u64 pcid);
 /* Is the code page at va, just fetched by mmu_fetch_page(), mapped globally? */
 bool mmu_fetch_is_global(struct vcpu *vcpu, gva_t va);
 /* The host's address of the code page at va if it has been fetched from lately, else NULL. Raises nothing. */

@@ -58,7 +58,7 @@ static void put_jump_table(struct trans *tr, struct cold *c)
 	struct emit *e = tr->e;
 
 	put_rr(e, W4, 0x69, T1, T0); /* imul: jump_table_index() */
-	put32(e, tr->d->jump_factor);
+	put32(e, JUMP_FACTOR);
 	put_shift_imm(e, W4, 5, T1, 32 - JUMP_TABLE_SHIFT);
 	put_rr(e, W4, 0x01, T1, T1);
 	m.scale = 3;
@@ -69,12 +69,61 @@ static void put_jump_table(struct trans *tr, struct cold *c)
 	put_rm(e, W4, 0xff, 4, m);
 }
 
+/*
+ * To another page by a link, if there may be one: from user code to what is known in the same way, relative or not. The page's address moves along.
+ * Flags are in the slot.
+ */
+static bool put_jump_linked(struct trans *tr, u64 target)
+{
+	const s64 pages = (s64)(target & PAGE_MASK);
+	struct emit *e = tr->e;
+	struct cold *c;
+	u32 exit = tr->d->nr_exits, link;
+
+	if (tr->ctx != TLB_USER || tr->width != W8 || tr->d->diff || dbt_near_end(target) ||
+	    (tr->relative ? pages != (s32)pages : dbt_is_relative(tr->vcpu, tr->ctx, target)) ||
+	    !dbt_link_new(tr->vcpu, exit, &link))
+		return false;
+	exit_new(tr, target, false);
+	c = cold_new(tr, COLD_LINK);
+	c->index = link;
+	c->target = target;
+	if (tr->relative) {
+		put_load(e, T1, SLOT(FRAME_PAGE));
+		put_rm(e, W8, 0x33, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	} else {
+		put_load(e, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	}
+	put_rm(e, W8, 0x3b, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_links) + link * sizeof(struct jump_link)));
+	static_assert(!offsetof(struct jump_link, key), "compared");
+	put_jcc_cold(tr, CC_NE, c);
+	if (tr->relative && pages)
+		put_alu_mem_imm(e, W8, 0, SLOT(FRAME_PAGE), pages);
+	put_jmp(e, 0);
+	c->fields[c->nr_fields++] = e->at - 4;
+	tr->d->exits[exit].field = e->at - 4;
+	tr->d->exits[exit].local = true;
+	tr->d->exits[exit].stub = link;
+	return true;
+}
+
+/* The link is not good now: the tables may know better. */
+void put_cold_link(struct trans *tr, struct cold *c)
+{
+	put_code_address(tr, T0, c->target);
+	put_mov_imm(tr->e, T1, c->index * sizeof(struct jump_link));
+	put_jmp(tr->e, tr->d->jump_linked[tr->relative]);
+}
+
 /* Through the jump table to a known address. Flags are in the slot. */
 void put_jump_known(struct trans *tr, u64 target)
 {
-	struct cold *c = cold_new(tr, COLD_EXIT);
-	u64 i = jump_table_index(tr->d, target);
+	u64 i = jump_table_index(target);
+	struct cold *c;
 
+	if (put_jump_linked(tr, target))
+		return;
+	c = cold_new(tr, COLD_EXIT);
 	c->index = exit_new(tr, target, false);
 	put_code_address(tr, T0, target);
 	if (tr->relative) {
@@ -146,13 +195,30 @@ static void put_exit_if(struct trans *tr, u8 cc, u64 target)
 	exit_set_link(tr, c->index, far);
 }
 
+/* The first level of the jump table does not have the target, in T0: on by common code. index: of an exit or (indirect) a site. */
+void put_jump_second(struct trans *tr, u32 index, bool indirect)
+{
+	if (tr->ctx < DBT_REFILL_CTXS) {
+		put_mov_imm(tr->e, T1, index);
+		put_jmp(tr->e, tr->d->jump[tr->ctx][indirect]);
+		return;
+	}
+	put_store(tr->e, SLOT(FRAME_TMP1), T0);
+	put_mov_imm(tr->e, T0, index);
+	put_jmp(tr->e, indirect ? tr->d->exit_indirect : tr->d->exit_slot);
+}
+
 /* While there is no link to another page, the jump table may have it. */
 void put_cold_exit(struct trans *tr, struct cold *c)
 {
 	struct dbt_exit *x = &tr->d->exits[c->index];
-	u64 i = jump_table_index(tr->d, x->target);
+	u64 i = jump_table_index(x->target);
 	u32 miss;
 
+	if (!x->far && !x->linkable) {
+		put_jump_second(tr, c->index, false);
+		return;
+	}
 	if (!x->far) {
 		put_leave(tr, c->index, c->host_flags);
 		return;
@@ -182,13 +248,73 @@ u32 put_narrow_exit_if(struct trans *tr, u8 cc, u64 target)
 	return i;
 }
 
-/* Jump to the guest address in T0. Flags are in the slot. */
-static void put_jump_indirect(struct trans *tr, u32 site)
+void put_jump_indirect(struct trans *tr, u32 site)
 {
 	struct cold *c = cold_new(tr, COLD_INDIRECT);
 
 	c->index = site;
 	put_jump_table(tr, c);
+}
+
+/* The operand of an entry of mmu.returns; T1 is its place. */
+static struct hmem return_entry(const struct trans *tr, size_t field)
+{
+	struct hmem m = MEM_GS(T1, offsetof(struct mmu, returns[tr->ctx]) + field);
+
+	m.scale = 1;
+	return m;
+}
+
+/* T1 = place in mmu.returns, for return_entry(). The return address is popped bytes below the stack pointer. */
+static void put_return_place(struct trans *tr, s32 popped)
+{
+	put_rm(tr->e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, -popped));
+	static_assert(sizeof(struct jump_entry_host) == 16, "scaled");
+	put_alu_imm(tr->e, W4, 4, T1, (RETURN_CACHE - 1) * 8);
+}
+
+static bool returns_wanted(const struct trans *tr)
+{
+	return tr->ctx < DBT_REFILL_CTXS && tr->width == W8 && !tr->d->diff;
+}
+
+/* A call has pushed its return address, ret: where that will go on. */
+static void put_return_note(struct trans *tr, u64 ret)
+{
+	struct emit *e = tr->e;
+	struct cold *c;
+
+	if (!returns_wanted(tr) || !same_page(tr, ret))
+		return;
+	flags_clobber(tr, FLAGS_ALL);
+	c = cold_new(tr, COLD_EXIT);
+	c->index = exit_new(tr, ret, false);
+	tr->d->exits[c->index].returned_to = true;
+	put_return_place(tr, 0);
+	put_code_address(tr, T0, ret);
+	put_store(e, return_entry(tr, JUMP_VA), T0);
+	put_lea_code(e, T0, 0);
+	c->fields[c->nr_fields++] = e->at - 4;
+	exit_set_link(tr, c->index, false);
+	put_store(e, return_entry(tr, JUMP_CODE), T0);
+}
+
+/* Return to the guest address in T0. Flags are in the slot. */
+static void put_return(struct trans *tr, s32 popped, u32 site)
+{
+	struct cold *c;
+
+	if (!returns_wanted(tr)) {
+		put_jump_indirect(tr, site);
+		return;
+	}
+	c = cold_new(tr, COLD_RETURN);
+	c->index = site;
+	put_return_place(tr, popped);
+	put_rm(tr->e, W8, 0x3b, T0, return_entry(tr, JUMP_VA));
+	put_jcc_cold(tr, CC_NE, c);
+	put_page(tr);
+	put_rm(tr->e, W4, 0xff, 4, return_entry(tr, JUMP_CODE));
 }
 
 /* ---- instructions ------------------------------------------------------------------------------ */
@@ -253,6 +379,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		c = slow_new(tr, t);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
+		put_return_note(tr, next);
 		put_exit(tr, target);
 		break;
 	case K_CALL_IND:
@@ -262,6 +389,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_store(tr->e, SLOT(FRAME_TMP0), T0);
 		put_return_address(tr, t, c);
 		slow_end(tr, c, 0);
+		put_return_note(tr, next);
 		put_load(tr->e, T0, SLOT(FRAME_TMP0));
 		put_jump_indirect(tr, c->index);
 		break;
@@ -279,6 +407,7 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 
 void emit_ret(struct trans *tr, struct tinsn *t)
 {
+	s32 popped = word(tr) + (u16)t->insn.imm;
 	struct cold *c = slow_new(tr, t);
 	struct hmem m;
 
@@ -286,9 +415,9 @@ void emit_ret(struct trans *tr, struct tinsn *t)
 	put_stack_word(tr, t, false, &m, c);
 	put_fault_row(tr, c);
 	put_rm(tr->e, tr->width, 0x8b, T0, m);
-	put_add_rsp(tr, word(tr) + (u16)t->insn.imm);
+	put_add_rsp(tr, popped);
 	slow_end(tr, c, 0);
-	put_jump_indirect(tr, c->index);
+	put_return(tr, popped, c->index);
 }
 
 /* LOOP and JRCXZ, without flags. */

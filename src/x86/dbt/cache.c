@@ -29,21 +29,6 @@
 #include "x86/interp/interp.h"
 #include "x86/knobs.h"
 
-/* What an empty entry holds: an address that belongs to another one, so that no target ever equals it. */
-static u64 jump_empty(u32 i)
-{
-	return i ? 0 : ~0ull;
-}
-
-/* Another factor, for which ~0 does not belong to entry 0. All code that has the old one must go. */
-static void jump_rehash(struct dbt *d)
-{
-	do
-		d->jump_factor = d->jump_factor * 0x915f77f5u + 0x3c6ef372u;
-	while (!jump_table_index(d, ~0ull));
-	d->jump_evictions = 0;
-}
-
 static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc);
 
 static void dbt_free(struct dbt *d)
@@ -64,9 +49,6 @@ static void dbt_free(struct dbt *d)
 	dbt_verifier_destroy(d);
 	host_unmap_lazy(d, sizeof(*d));
 }
-
-/* Each costs a visit to the dispatcher: about as long as a flush costs. Programs of great size have them with any factor. */
-#define JUMP_EVICTIONS_MAX (1u << 20)
 
 static void set_limits(struct dbt *d, size_t code)
 {
@@ -108,17 +90,12 @@ int dbt_create(struct vcpu *vcpu)
 		dbt_free(d);
 		return -ENOMEM;
 	}
-	d->jump_factor = 0x61c88647;
-	d->jump_evictions_max = JUMP_EVICTIONS_MAX;
 	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
 	dbt_emit_common(d);
 	split_code(d);
 	perfmap_common(d);
 	vcpu->arch.dbt = d;
 	vcpu->arch.mmu->note_code_stores = true;
-	/* The others are empty as they are: touched by nobody, they take no memory. */
-	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
-		vcpu->arch.mmu->jumps[ctx].at[0].va = jump_empty(0);
 	dbt_flush_all(vcpu);
 	if (knob(KNOB_DBT_VERIFY) && dbt_verifier_create(vcpu, d)) {
 		dbt_destroy(vcpu);
@@ -138,17 +115,13 @@ void dbt_flush_all(struct vcpu *vcpu)
 {
 	struct dbt *d = vcpu->arch.dbt;
 
-	if (d->jump_evictions >= d->jump_evictions_max) {
-		jump_rehash(d);
-		d->jump_evictions_max *= d->jump_evictions_max < BIT(30) ? 2 : 1;
-	}
 	memset(d->pages, 0, DBT_PAGE_HASH_SIZE * sizeof(*d->pages));
 	/* Or stores to what they will be used for take the slow path for ever. */
 	mmu_unmark_code_pages(vcpu, CODE_DBT);
 	d->arena_used = 0;
 	d->nr_sites = d->nr_exits = 0;
 	d->nr_faults = d->common_faults;
-	d->nr_far_links = 0;
+	d->nr_far_links = d->nr_links = 0;
 	d->emit.at = d->code_start;
 	d->cold.at = d->cold_start;
 	decode_cache_flush(vcpu);
@@ -156,17 +129,17 @@ void dbt_flush_all(struct vcpu *vcpu)
 	vcpu->arch.mmu->nr_code_stores = 0;
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
 		dbt_flush_jumps(vcpu, ctx);
+	dbt_forget_jumps(vcpu, true);
 	vcpu->stat.dbt_flushes++;
 }
 
 bool dbt_has_room(const struct dbt *d)
 {
 	return d->emit.at + DBT_BLOCK_PART <= d->emit.end && d->cold.at + DBT_BLOCK_PART <= d->cold.end && decode_cache_has_room(d) &&
-	       d->jump_evictions < d->jump_evictions_max &&
 	       d->nr_sites + 4 * DBT_BLOCK_INSNS <= d->max_sites &&
 	       d->nr_exits + 4 * DBT_BLOCK_INSNS <= d->max_exits &&
 	       d->nr_faults + 4 * DBT_BLOCK_INSNS <= d->max_faults &&
-	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 128 + 8 * DBT_BLOCK_INSNS <= d->arena_size;
+	       d->arena_used + 2 * sizeof(struct dbt_page) + sizeof(struct dbt_block) + 256 + 8 * DBT_BLOCK_INSNS <= d->arena_size;
 }
 
 void *dbt_arena_alloc(struct dbt *d, size_t size)
@@ -244,7 +217,7 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 	b->dead = true;
 	/* Its ways out may lie where the jumps are now. */
 	for (u32 i = b->first_exit; i < b->end_exit; i++)
-		d->exits[i].linkable = d->exits[i].far = false;
+		d->exits[i].linkable = d->exits[i].far = d->exits[i].local = false;
 	if (!b->leave_host) {
 		divert(d, b, b->main, b->leave, b->self);
 	} else {
@@ -468,36 +441,6 @@ void dbt_take_code_log(struct vcpu *vcpu)
 
 /* ---- ways from block to block ---------------------------------------------------------- */
 
-void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
-{
-	struct dbt *d = vcpu->arch.dbt;
-	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
-
-	if (d->jump_used_nr[ctx] < JUMP_USED_MAX) {
-		for (u32 i = 0; i < d->jump_used_nr[ctx]; i++)
-			t->at[d->jump_used[ctx][i]].va = jump_empty(d->jump_used[ctx][i]);
-	} else {
-		for (u32 i = 0; i < JUMP_TABLE_SIZE; i++)
-			t->at[i].va = jump_empty(i);
-	}
-	d->jump_used_nr[ctx] = 0;
-	d->jump_local[ctx] = false;
-}
-
-void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b)
-{
-	struct dbt *d = vcpu->arch.dbt;
-	struct jump_table *t = &vcpu->arch.mmu->jumps[ctx];
-	u32 i = jump_table_index(d, va);
-
-	if (t->at[i].va != jump_empty(i))
-		d->jump_evictions += t->at[i].va != va;
-	else if (d->jump_used_nr[ctx] < JUMP_USED_MAX)
-		d->jump_used[ctx][d->jump_used_nr[ctx]++] = i;
-	t->at[i].va = va;
-	t->at[i].code = d->mem.rx + b->slot_poll;
-}
-
 /* In either part of the code: what this one ends with is the end of all. */
 static void patch_exit(struct dbt *d, const struct dbt_exit *x, u32 target)
 {
@@ -507,11 +450,11 @@ static void patch_exit(struct dbt *d, const struct dbt_exit *x, u32 target)
 /*
  * Every cycle of links has one that does not lead forward in our code: requests are looked at there. Where a block is, is where
  * its straight path is: from there on to a link that is part of it one goes forward, and the others, off
- * it, are behind the straight paths of all blocks: none of them leads forward.
+ * it, are behind the straight paths of all blocks: none of them leads forward. A return does not tell where it comes from.
  */
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to)
 {
-	bool poll = to->main <= x->field;
+	bool poll = x->returned_to || to->main <= x->field;
 	u32 target = x->host_flags ? (poll ? to->host_poll : to->host) : (poll ? to->slot_poll : to->slot);
 
 	patch_exit(d, x, target);

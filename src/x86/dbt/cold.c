@@ -159,9 +159,13 @@ void put_cold(struct trans *tr, struct cold *c)
 		put_jump_known(tr, c->target);
 		break;
 	case COLD_INDIRECT:
-		put_store(e, SLOT(FRAME_TMP1), T0);
-		put_mov_imm(e, T0, c->index);
-		put_jmp(e, tr->d->exit_indirect);
+		put_jump_second(tr, c->index, true);
+		break;
+	case COLD_LINK:
+		put_cold_link(tr, c);
+		break;
+	case COLD_RETURN:
+		put_jump_indirect(tr, c->index);
 		break;
 	case COLD_VEC:
 	case COLD_X87:

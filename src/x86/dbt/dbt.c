@@ -84,16 +84,13 @@ const void *dbt_call_insn_on(struct vcpu *vcpu, u32 site)
 	struct vcpu_arch *a = &vcpu->arch;
 	struct dbt *d = a->dbt;
 	const u8 len = d->sites[site].len, ctx = d->sites[site].ctx;
-	const struct jump_entry_host *next;
-
 	if (dbt_call_insn(vcpu, site) == DBT_CALL_LEAVE)
 		return NULL;
 	a->rip = (a->rip + len) & ip_mask(vcpu);
 	a->block_page = a->rip & PAGE_MASK;
 	d->result = EXEC_OK;
 	d->left = site;
-	next = &a->mmu->jumps[ctx].at[jump_table_index(d, a->rip)];
-	return next->va == a->rip ? next->code : NULL;
+	return dbt_jump_find(vcpu, ctx, a->rip);
 }
 
 /* ---- look-up ---------------------------------------------------------------------------------- */
@@ -117,13 +114,12 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 		d->global_generation += all;
 		if (all)
 			dbt_unlink_far(d);
-		for (unsigned i = 0; i < NR_TLBS; i++)
-			if (all || d->jump_local[i])
-				dbt_flush_jumps(vcpu, i);
+		dbt_renew_jumps(vcpu, all);
 	}
 	if (unlikely(d->jump_key[ctx] != vcpu->arch.mode_key)) {
 		d->jump_key[ctx] = vcpu->arch.mode_key;
 		dbt_flush_jumps(vcpu, ctx);
+		dbt_forget_jumps(vcpu, true);
 	}
 }
 
@@ -238,6 +234,13 @@ static bool leads_to(const struct dbt *d, const struct dbt_exit *x, const struct
 	return x->target == b->va && x->ctx == b->ctx && x->mode_key == b->mode_key && x->narrow == b->narrow && dbt_exit_fits(d, x, b->gpa);
 }
 
+/* The same of an exit to another page, from the page that was executed last, which has led here. */
+static bool reaches(const struct vcpu *vcpu, const struct dbt_exit *x, const struct dbt_block *b)
+{
+	return x->ctx == b->ctx && x->mode_key == b->mode_key && !b->narrow &&
+	       dbt_is_relative(vcpu, b->ctx, vcpu->arch.rip) == x->relative;
+}
+
 typedef u32 (*enter_fn)(struct vcpu *vcpu, const void *code);
 
 static enum exec dispatch(struct vcpu *vcpu)
@@ -297,8 +300,11 @@ static enum exec dispatch(struct vcpu *vcpu)
 				dbt_link_far(d, link - d->exits, b);
 			vcpu->stat.dbt_links++;
 		} else if ((link || indirect) && !narrow) {
-			dbt_jump_add(vcpu, ctx, a->rip, b);
-			d->jump_local[ctx] |= !global;
+			if (link && link->local && !b->head && reaches(vcpu, link, b)) {
+				dbt_link_local(vcpu, link, b);
+				vcpu->stat.dbt_links++;
+			}
+			dbt_jump_add(vcpu, ctx, a->rip, b, global);
 		}
 		vcpu->stat.dbt_entries++;
 		a->block_page = a->rip & PAGE_MASK;
@@ -393,6 +399,7 @@ void dbt_recheck(struct vcpu *vcpu)
 		return;
 	vcpu->arch.dbt->client_seen = turns;
 	vcpu->arch.dbt->seen_local_drops = vcpu->arch.mmu->local_drops - 1;
+	dbt_forget_jumps(vcpu, false);
 }
 
 /* The client may have written anywhere: look at pages again before they are executed. */

@@ -62,7 +62,8 @@ struct dbt_site {
 struct dbt_exit {
 	u64 target;
 	u32 field;		/* code offset of the distance to patch, 0: none */
-	u32 stub;		/* far: where it leads while there is no link. dropped: the block, by its place in the arena */
+	u32 stub;		/* far: where it leads while there is no link. dropped: the block, by its place in the arena.
+				   local: its place in mmu.jump_links */
 	u32 mode_key;
 	u8 ctx;
 	u8 retired;		/* instructions of the block before it */
@@ -71,29 +72,32 @@ struct dbt_exit {
 	bool narrow : 1;	/* to the translation without ranges */
 	bool far : 1;		/* to one of another page, if that is mapped globally */
 	bool relative : 1;	/* target is relative to the page's address */
+	bool returned_to : 1;	/* what is patched is an address for mmu.returns */
+	bool local : 1;		/* to another page, as its link says */
 	bool dropped : 1;	/* what stands for a dropped block: leads to its successor only */
 };
 static_assert(sizeof(struct dbt_exit) == 24, "there are five to a block");
 
 struct dbt_block {
+	/* What the dispatcher looks at is together: one miss of the host's caches. */
 	struct dbt_block *next;		/* of the same bucket */
 	u64 va;				/* of a relative block: in its page */
-	u64 page;			/* of a relative block: where that was when it was translated. For people */
 	gpa_t gpa;
 	u32 mode_key;
+	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
+	u16 len;			/* bytes on its page */
 	u8 ctx;				/* enum tlb_context */
 	bool narrow;			/* accesses share no look-ups */
 	bool main_host;			/* flags are expected in the host's at `main` */
-	u16 len;			/* bytes on its page */
 	bool dead;			/* dropped */
 	u8 head;			/* bytes of its first instruction before the page ends, if it goes on on the next; else 0 */
 	gpa_t tail_gpa;			/* that page */
+	u64 page;			/* of a relative block: where that was when it was translated. For people */
 	u32 leave;			/* code that leaves for the dispatcher with rip at va... */
 	u32 self;			/* ...by this exit */
 	u32 leave_host, self_host;	/* the same with flags in the host's, if they are dead at the entry; else 0 */
 	u32 first_exit, end_exit;	/* all exits */
 	u32 main;			/* code offset all entries go through */
-	u32 slot, slot_poll, host, host_poll; /* entries: where the flags are, and whether requests are looked at */
 	u32 code_end;
 	u32 cold, cold_end;	/* the rest of its code, off the straight path */
 	/* For diff.c: */
@@ -123,10 +127,10 @@ struct dbt_page {
 	gpa_t gpa;
 	u32 verified, verified_global;	/* generations in which bytes was last found equal to memory */
 	u32 nr_blocks;			/* that begin here */
+	u16 stores;			/* noticed since it was marked */
+	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
 	struct dbt_tail *tails;		/* of those that only end here */
 	struct dbt_block *buckets[DBT_PAGE_BUCKETS]; /* the former, by where they begin */
-	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
-	u16 stores;			/* noticed since it was marked */
 	_Alignas(16) u8 bytes[PAGE_SIZE];
 };
 
@@ -144,7 +148,7 @@ struct dbt_fault_row {
 #define DBT_CODE_PER_EXIT 48
 #define DBT_CODE_PER_FAULT 40
 #define DBT_ARENA_PER_CODE 2
-#define DBT_ARENA_UNIT 16ul
+#define DBT_ARENA_UNIT 64ul
 #define DBT_RECORDS_FOR (32ul << 20)
 #define DBT_MAX_FAR_LINKS (256u << 10)
 #define DBT_PAGE_HASH_SIZE 4096u
@@ -171,8 +175,9 @@ struct dbt {
 	u32 seen_local_drops, seen_global_drops; /* of the MMU's fetch side, as last looked at */
 	u32 generation;		/* counts changes of these: jump tables and page verification are for this one */
 	u32 global_generation;	/* the same for code in pages mapped globally */
-	bool jump_local[NR_TLBS]; /* a jump table has entries for pages that are not global */
 	u32 jump_key[NR_TLBS];	/* mode_key of each context's jump table */
+	u32 jump_generation;	/* the latest of the second level's */
+	u32 space_drops[MMU_SPACES], space_generation[MMU_SPACES]; /* of each address space: drops as last looked at, and its own there */
 	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
 	bool many_vcpus;
 	u32 client_seen;	/* vm->client_turns, as last looked at */
@@ -185,17 +190,16 @@ struct dbt {
 	u32 rep[DBT_REP_CTXS][4][4];	/* REP STOS, REP MOVS, STOS, MOVS by log2 of the element's size */
 #define DBT_REFILL_CTXS 3u
 	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
+	u32 jump[DBT_REFILL_CTXS][2];	/* for direct, indirect jumps */
+	u32 jump_linked[2];		/* from absolute, relative code */
+	u32 nr_links;			/* mmu.jump_links in use */
 	u32 common_faults;	/* rows of these */
+	u32 return_none;	/* an empty entry of mmu.returns */
 	u32 enter, slow, slow_on, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */
 	struct decode_cache *decode_cache; /* decoded.c */
 	struct dbt_verifier *verifier;	/* NULL: blocks are not verified */
 	struct diff *diff;		/* NULL: no comparison with the interpreter */
-	u32 jump_factor;		/* odd */
-	u32 jump_evictions, jump_evictions_max; /* with this factor */
-	u32 jump_used_nr[NR_TLBS];
-#define JUMP_USED_MAX 32768
-	u32 jump_used[NR_TLBS][JUMP_USED_MAX];
 };
 
 /* What common code returns: kind in the upper half, index (site or exit) in the lower. */
@@ -253,14 +257,11 @@ static inline void put_tlb_place(struct emit *e)
 	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
 }
 
-/*
- * Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. Two
- * places that lead to each other all the time may still share one, so the factor changes when entries are taken from each other too
- * often (dbt_jump_add()).
- */
-static inline u32 jump_table_index(const struct dbt *d, u64 va)
+/* Entry of a jump table for va. Functions begin at multiples of 16: the low bits alone would not spread them. */
+#define JUMP_FACTOR 0x61c88647u
+static inline u32 jump_table_index(u64 va)
 {
-	return (u32)va * d->jump_factor >> (32 - JUMP_TABLE_SHIFT);
+	return (u32)va * JUMP_FACTOR >> (32 - JUMP_TABLE_SHIFT);
 }
 
 /* stubs.c: the code before the first block. */
@@ -308,11 +309,26 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool
 bool dbt_take_code_stores(struct vcpu *vcpu);
 /* The same for other vCPUs' stores. */
 void dbt_take_code_log(struct vcpu *vcpu);
-void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx);
-void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b);
 void dbt_link(struct dbt *d, const struct dbt_exit *x, const struct dbt_block *to);
 void dbt_link_far(struct dbt *d, u32 exit, const struct dbt_block *to);
 void dbt_unlink_far(struct dbt *d);
+
+/* jumps.c: the first level of a context's jump table is emptied. */
+void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx);
+/* What the MMU has dropped since: all that is not global, of all address spaces, or all. */
+void dbt_forget_jumps(struct vcpu *vcpu, bool all);
+/* The first levels are for what the MMU has present now; local: some of them may not be. */
+void dbt_renew_jumps(struct vcpu *vcpu, bool all);
+void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b, bool global);
+/* Where translated code would go on, or NULL. */
+const void *dbt_jump_find(struct vcpu *vcpu, unsigned ctx, u64 va);
+/* Common code for those that the first level does not have. */
+void dbt_emit_jumps(struct dbt *d);
+bool dbt_is_jump(const struct dbt *d, u32 at, bool *indirect);
+/* A link for an exit, not good yet. False: there are too many. */
+bool dbt_link_new(struct vcpu *vcpu, u32 exit, u32 *link);
+/* x, an exit of the block that was left last, leads to a block that has been found where it leads. */
+void dbt_link_local(struct vcpu *vcpu, const struct dbt_exit *x, const struct dbt_block *to);
 
 /*
  * translate.c: the block at va, whose page is verified. NULL: not ours. If its first instruction goes on on the

@@ -21,14 +21,19 @@
 #include "x86/dbt/decoded.h"
 
 #define MAX_NODES (12u << 10)
-#define MAX_RECORDS ((64u << 10) - MAX_NODES)
+#define MAX_RECORDS (52u << 10)
 #define MAX_ROOTS 32
 #define ARENA_SIZE (38ul << 20)
 
+/*
+ * For each value of a byte 0: unknown; with IS_RECORD: a record, by its place in the arena; else a node. One line of the
+ * host's cache is touched of each node on the way: there are megabytes of them.
+ */
 struct node {
-	u16 skip;	/* bytes that do not matter, before the one that does */
-	u16 next[256];	/* 0: unknown; from MAX_NODES on: a record; else a node */
+	_Alignas(64) u32 next[256];
 };
+#define RECORD_ALIGN 64u
+#define IS_RECORD BIT(31)
 
 struct decode_cache {
 	u32 nr_records, nr_nodes, nr_roots;
@@ -39,6 +44,7 @@ struct decode_cache {
 		u16 node;
 	} roots[MAX_ROOTS];
 	struct decoded *records[MAX_RECORDS];
+	u8 skip[MAX_NODES];	/* bytes that do not matter, before the one that does */
 	struct node nodes[MAX_NODES];
 	_Alignas(64) u8 arena[ARENA_SIZE];
 };
@@ -83,14 +89,12 @@ void decode_cache_flush(struct vcpu *vcpu)
 
 static u16 node_new(struct decode_cache *c, unsigned skip)
 {
-	struct node *n = &c->nodes[c->nr_nodes];
-
-	memset(n, 0, sizeof(*n));
-	n->skip = skip;
+	memset(&c->nodes[c->nr_nodes], 0, sizeof(c->nodes[0]));
+	c->skip[c->nr_nodes] = skip;
 	return c->nr_nodes++;
 }
 
-static struct node *root(struct decode_cache *c, u32 mode_key)
+static u16 root(struct decode_cache *c, u32 mode_key)
 {
 	unsigned i = 0;
 
@@ -101,26 +105,26 @@ static struct node *root(struct decode_cache *c, u32 mode_key)
 		c->roots[i].node = node_new(c, 0);
 		c->nr_roots++;
 	}
-	return &c->nodes[c->roots[i].node];
+	return c->roots[i].node;
 }
 
-static struct decoded *find(const struct decode_cache *c, const struct node *n, const u8 *bytes, unsigned avail)
+static struct decoded *find(struct decode_cache *c, u32 n, const u8 *bytes, unsigned avail)
 {
+	struct decoded *d;
 	unsigned at = 0;
-	u16 next;
 
-	for (;;) {
-		at += n->skip;
+	do {
+		at += c->skip[n];
 		if (at >= avail)
 			return NULL;
-		next = n->next[bytes[at++]];
-		if (next >= MAX_NODES)
-			break;
-		if (!next)
+		n = c->nodes[n].next[bytes[at++]];
+		if (!n)
 			return NULL;
-		n = &c->nodes[next];
-	}
-	return c->records[next - MAX_NODES]->t.insn.len <= avail ? c->records[next - MAX_NODES] : NULL;
+	} while (!(n & IS_RECORD));
+	d = (void *)(c->arena + (size_t)(n & ~IS_RECORD) * RECORD_ALIGN);
+	for (unsigned at = RECORD_ALIGN; at < offsetof(struct decoded, zi); at += RECORD_ALIGN)
+		__builtin_prefetch((const u8 *)d + at);
+	return d->t.insn.len <= avail ? d : NULL;
 }
 
 static bool is_skipped(const struct decoded *d, unsigned at)
@@ -128,10 +132,10 @@ static bool is_skipped(const struct decoded *d, unsigned at)
 	return (at >= d->disp_at && at < d->disp_at + d->disp_size) || (at >= d->imm_at && at < d->imm_at + d->imm_size);
 }
 
-static void link_record(struct decode_cache *c, struct node *n, const struct decoded *d, const u8 *bytes)
+static void link_record(struct decode_cache *c, u32 n, const struct decoded *d, const u8 *bytes)
 {
 	unsigned len = d->t.insn.len, skip = 0;
-	u16 *slot = NULL;
+	u32 *slot = NULL;
 
 	while (is_skipped(d, len - 1))
 		len--;
@@ -143,15 +147,15 @@ static void link_record(struct decode_cache *c, struct node *n, const struct dec
 		if (slot) {
 			if (!*slot)
 				*slot = node_new(c, skip);
-			if (*slot >= MAX_NODES || c->nodes[*slot].skip != skip)
+			if ((*slot & IS_RECORD) || c->skip[*slot] != skip)
 				return;
-			n = &c->nodes[*slot];
+			n = *slot;
 		}
 		skip = 0;
-		slot = &n->next[bytes[at]];
+		slot = &c->nodes[n].next[bytes[at]];
 	}
 	if (!*slot)
-		*slot = MAX_NODES + d->t.record;
+		*slot = IS_RECORD | (u32)(((const u8 *)d - c->arena) / RECORD_ALIGN);
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
@@ -232,14 +236,14 @@ static struct decoded *decode(struct trans *tr, const u8 *bytes, unsigned avail)
 	tinsn_init(tr, &d->t);
 	d->zi.operand_count = d->zi.operand_count_visible;
 	c->records[c->nr_records++] = d;
-	c->used += (sizeof(*d) + max((unsigned)d->zi.operand_count, 2u) * sizeof(d->ops[0]) + 63) & ~63ul;
+	c->used += (sizeof(*d) + max((unsigned)d->zi.operand_count, 2u) * sizeof(d->ops[0]) + RECORD_ALIGN - 1) & ~(size_t)(RECORD_ALIGN - 1);
 	return d;
 }
 
 const struct decoded *decoded_get(struct trans *tr, const u8 *bytes, unsigned avail)
 {
 	struct decode_cache *c = tr->d->decode_cache;
-	struct node *n = root(c, tr->vcpu->arch.mode_key);
+	u32 n = root(c, tr->vcpu->arch.mode_key);
 	struct decoded *d = find(c, n, bytes, avail);
 
 	if (likely(d)) {

@@ -232,6 +232,14 @@ static inline void put_jcc(struct emit *e, u8 cc, u32 target)
 	put32(e, target - (e->at + 4));
 }
 
+/* reg = address of the code at target. */
+static inline void put_lea_code(struct emit *e, u8 reg, u32 target)
+{
+	put_opcode(e, 0x8d, W8 << 3 | (reg > 7) << 2);
+	put8(e, (reg & 7) << 3 | RBP);	/* rip + */
+	put32(e, target - (e->at + 4));
+}
+
 static inline void put_call(struct emit *e, u32 target)
 {
 	put8(e, 0xe8);

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A look-up has found another page's entry in the first level of the TLB: common code that asks the second, one piece for each TLB
- * and kind of access. Two pages that a loop needs and that share an index there would otherwise cost a call of C each time round.
+ * A look-up has found another page's entry in the first level of the TLB, or an empty one: common code that asks the second, one
+ * piece for each TLB and kind of access. Two pages that a loop needs and that share an index there would otherwise cost a call of C each
+ * time round, and so would all pages of a process that runs again.
  *
  *  1. Called with T0 and T1 as the look-up has left them: address + tag, place. It returns for the look-up to be
  *     repeated, which then succeeds; or, if there is nothing to be done, DBT_REFILL_SKIP bytes further on, past the jump to its
  *     beginning, with T0 the address, or what is left of that if the tag has matched: its lower 12 bits are in both.
- *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c): it is only changed where these remain
- *     true, that is, one that has been filled since the last flush, for another of the same kind.
+ *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c), which this keeps true. With fewer entries
+ *     than there are (SOFTKVM_TLB) filled[] would have to be, too: there it leaves those alone that are empty.
  *  3. A tag that has matched means that the access crosses the page.
  */
 #include "x86/dbt/dbt.h"
+#include "x86/knobs.h"
 
 #define CALLED 8	/* a return address is below the frame */
 #define SECOND(field) (second + (s32)offsetof(struct tlb_second, field))
@@ -36,18 +38,59 @@ static void put_second(struct emit *e, s32 second)
 	put_rm(e, W8, 0x33, RAX, MEM_GS(RCX, SECOND(key)));
 }
 
-/* Flags: is what the first level has at T1 global? rax is lost. */
-static void put_global_test(struct emit *e, s32 tlb)
+/*
+ * What the first level has at T1 will be global, or local: as entry_fill() (mmu/tlb.c) does it. rax and T0 are lost.
+ */
+static void put_kind(struct emit *e, s32 tlb, bool global)
 {
+	const struct hmem kind = MEM_GS(RAX, tlb + (s32)offsetof(struct tlb, global));
+	const struct hmem nr_used = MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, nr_used));
+	struct hmem used = MEM_GS(T0, tlb + (s32)offsetof(struct tlb, used));
+	u32 was_global, listed[2];
+
 	put_mov(e, RAX, T1);
 	put_shift_imm(e, W4, 5, RAX, 3);
-	put_rm(e, W4, 0x80, 7, MEM_GS(RAX, tlb + (s32)offsetof(struct tlb, global)));
-	put8(e, 0);
+	if (global) {
+		put_rm(e, W4, 0xc6, 0, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, has_global)));
+		put8(e, 1);
+	} else {
+		put_rm(e, W4, 0x80, 7, kind);
+		put8(e, 0);
+		was_global = put_jcc_later(e, CC_NE);
+		/* No valid tag ends in ones, nor does TLB_EVICTED. */
+		put_alu_mem_imm(e, W4, 7, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), (s32)TLB_INVALID);
+		listed[0] = put_jcc_later(e, CC_NE);
+		patch_rel32(e, was_global, e->at);
+		put_rm(e, W4, 0x8b, T0, nr_used);
+		put_alu_imm(e, W4, 7, T0, TLB_USED_MAX);
+		listed[1] = put_jcc_later(e, CC_AE);
+		used.scale = 1;
+		put_rm(e, W4, OPC_66 | 0x89, RAX, used);
+		put_rm(e, W4, 0xff, 0, nr_used);
+		patch_rel32(e, listed[0], e->at);
+		patch_rel32(e, listed[1], e->at);
+	}
+	put_rm(e, W4, 0xc6, 0, kind);
+	put8(e, global);
 }
 
-/* The entry at rcx to the first level's at T1; its write tag is in rax. */
+/* rax = write tag of the second level's entry at rcx, if flags are E */
+static void put_write_tag(struct emit *e, s32 second)
+{
+	put_load(e, RAX, MEM_GS(RCX, SECOND(write)));
+	put_rm(e, W8, 0x2b, RAX, MEM_GS(NOREG, offsetof(struct mmu, write_generation)));
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(RCX, SECOND(read)));
+}
+
+/* The entry at rcx to the first level's at T1. */
 static void put_move(struct emit *e, s32 tlb, s32 second)
 {
+	u32 writable;
+
+	put_write_tag(e, second);
+	writable = put_jcc_later(e, CC_E);
+	put_mov_imm(e, RAX, TLB_INVALID);
+	patch_rel32(e, writable, e->at);
 	put_store(e, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, write)), RAX);
 	put_load(e, RAX, MEM_GS(RCX, SECOND(read)));
 	put_store(e, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), RAX);
@@ -68,7 +111,7 @@ static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
 	const s32 tlb = offsetof(struct mmu, tlbs) + ctx * sizeof(struct tlb), second = tlb + offsetof(struct tlb, second);
 	struct emit *e = &d->emit;
 	const u32 begin = e->at = (e->at + 15) & ~15u;
-	u32 crosses, local, same, none[5];
+	u32 crosses, local, filled, none[4], nr_none = 0;
 
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
 	crosses = put_jcc_later(e, CC_B);
@@ -76,33 +119,32 @@ static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
 	put_store(e, SLOT(CALLED + FRAME_REFILL), RAX);
 	put_store(e, SLOT(CALLED + FRAME_REFILL + 8), RCX);
 	put_second(e, second);
+	if (knob(KNOB_TLB) < TLB_ENTRIES) {
+		put_alu_mem_imm(e, W4, 7, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), (s32)TLB_INVALID);
+		none[nr_none++] = put_jcc_later(e, CC_E);
+	}
 	put_rm(e, W8, 0x3b, RAX, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, generation[0])));
 	local = put_jcc_later(e, CC_E);
 	put_rm(e, W8, 0x3b, RAX, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, generation[1])));
-	none[0] = put_jcc_later(e, CC_NE);
-	put_global_test(e, tlb);
-	none[1] = put_jcc_later(e, CC_E);
-	put_jmp(e, 0);
-	same = e->at - 4;
-	patch_rel32(e, local, e->at);
-	put_global_test(e, tlb);
-	none[2] = put_jcc_later(e, CC_NE);
-	patch_rel32(e, same, e->at);
-	/* No valid tag ends in ones, nor does TLB_EVICTED. */
-	put_alu_mem_imm(e, W4, 7, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, read)), (s32)TLB_INVALID);
-	none[3] = put_jcc_later(e, CC_E);
-	put_load(e, RAX, MEM_GS(RCX, SECOND(write)));
-	put_rm(e, W8, 0x2b, RAX, MEM_GS(NOREG, offsetof(struct mmu, write_generation)));
-	put_rm(e, W8, 0x3b, RAX, MEM_GS(RCX, SECOND(read)));
-	none[4] = put_jcc_later(e, write ? CC_NE : CC_E);
-	if (!write) {
-		put_mov_imm(e, RAX, TLB_INVALID);
-		patch_rel32(e, none[4], e->at);
+	none[nr_none++] = put_jcc_later(e, CC_NE);
+	if (write) {
+		put_write_tag(e, second);
+		none[nr_none++] = put_jcc_later(e, CC_NE);
 	}
+	put_kind(e, tlb, true);
+	put_jmp(e, 0);
+	filled = e->at - 4;
+	patch_rel32(e, local, e->at);
+	if (write) {
+		put_write_tag(e, second);
+		none[nr_none++] = put_jcc_later(e, CC_NE);
+	}
+	put_kind(e, tlb, false);
+	patch_rel32(e, filled, e->at);
 	put_move(e, tlb, second);
 	put_restore(e);
 	put8(e, 0xc3);
-	for (unsigned i = 0; i < 4u + write; i++)
+	for (u32 i = 0; i < nr_none; i++)
 		patch_rel32(e, none[i], e->at);
 	put_restore(e);
 	patch_rel32(e, crosses, e->at);

@@ -261,6 +261,19 @@ static void emit_exits(struct dbt *d)
 	put_leave(e);
 }
 
+/* Return to 0, for which nobody has called: as an indirect exit, of any site. Flags are in the slot. */
+static void emit_return_none(struct dbt *d)
+{
+	struct emit *e = &d->emit;
+
+	d->return_none = e->at;
+	put_spill(e, 0);
+	put_rm(e, W8, 0xc7, 0, MEM_BASE(T1, VCPU(rip)));
+	put32(e, 0);
+	put_mov_imm(e, RAX, DBT_INDIRECT << 28);
+	put_leave(e);
+}
+
 /* fn(vcpu, site); T1 = vcpu, T0 = site */
 static void put_site_call(struct emit *e, const void *fn)
 {
@@ -356,12 +369,14 @@ void dbt_emit_common(struct dbt *d)
 {
 	emit_enter(d);
 	emit_exits(d);
+	emit_return_none(d);
 	emit_slow(d);
 	emit_slow_on(d);
 	emit_load_vec(d);
 	emit_load_x87(d);
 	dbt_emit_reps(d);
 	dbt_emit_refills(d);
+	dbt_emit_jumps(d);
 	if (d->diff)
 		diff_emit_common(d);
 	d->code_start = (d->emit.at + 63) & ~63u;

@@ -87,7 +87,7 @@ struct x87_note {
 
 /* Something off the straight path, emitted after the block. */
 struct cold {
-	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_VEC, COLD_X87 } type;
+	enum { COLD_SLOW, COLD_RANGE, COLD_EXIT, COLD_JUMP, COLD_INDIRECT, COLD_RETURN, COLD_LINK, COLD_VEC, COLD_X87 } type;
 	u32 fields[3], nr_fields;	/* distances that lead here... */
 	struct lookup {
 		u32 retry;		/* ...from a look-up: where it begins, 0: it is none */
@@ -199,7 +199,11 @@ void put_leave(struct trans *tr, u32 exit, bool host_flags);
 /* reg = the guest's address of code at va. Flags of the host's are lost if that is far away. */
 void put_code_address(struct trans *tr, u8 reg, u64 va);
 void put_jump_known(struct trans *tr, u64 target);
+/* Jump to the guest address in T0. Flags are in the slot. */
+void put_jump_indirect(struct trans *tr, u32 site);
+void put_jump_second(struct trans *tr, u32 index, bool indirect);
 void put_exit(struct trans *tr, u64 target);
+void put_cold_link(struct trans *tr, struct cold *c);
 void put_cold_exit(struct trans *tr, struct cold *c);
 u32 put_narrow_exit_if(struct trans *tr, u8 cc, u64 target);
 void emit_jump(struct trans *tr, struct tinsn *t);

@@ -5,8 +5,9 @@
  *
  *  1. The frame: rsp with a displacement inside it; rsp itself and the vCPU's pointer at its
  *     beginning never change.
- *  2. struct mmu through gs, reading only: an entry of a table of tags, deltas or
- *     jumps, by a constant or an index whose possible bits stay within the table.
+ *  2. struct mmu through gs, reading only: an entry of a table of tags, deltas,
+ *     jumps or returns, by a constant or an index whose possible bits stay within the table. Entries for returns may be
+ *     written: with addresses of code that 5 allows to be led to, knowing nothing.
  *  3. struct vcpu through that pointer: the fields of vcpu_fields[].
  *  4. Guest memory at A + delta(A) + c, where A is an address, its delta was read from the TLB
  *     entry that A selects, and a branch has established A + tag(A) <= 4096 - size for the same context, so that [A, A + size)
@@ -57,6 +58,8 @@ static bool mark_part(struct dbt_verifier *v, u32 from, u32 to)
 		v->kinds[bytes_before(v, v->pc)] |= 1;
 		if (v->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 			mark(v, branch_target(v));
+		if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP)
+			mark(v, v->pc + v->zi.length + (u32)v->ops[1].mem.disp.value);
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_CALL && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
 		    dbt_is_refill(v->d, branch_target(v), &ctx, &write))
 			mark(v, v->pc + v->zi.length + DBT_REFILL_SKIP);

@@ -46,9 +46,14 @@ static bool nothing_leaks(struct dbt_verifier *v)
 	return true;
 }
 
+static bool index_in(struct dbt_verifier *v, u8 reg, u32 limit)
+{
+	return (v->now.reg[reg].kind == CONST && v->now.reg[reg].a < limit) || refuse(v, "index out of bounds");
+}
+
 static bool index_ok(struct dbt_verifier *v, u32 limit)
 {
-	return (v->now.reg[T0].kind == CONST && v->now.reg[T0].a < limit) || refuse(v, "index out of bounds");
+	return index_in(v, T0, limit);
 }
 
 static void forget_reg(struct state *s, u8 r)
@@ -169,6 +174,7 @@ static bool is_entry(const struct dbt_verifier *v, u32 at)
 static bool jump(struct dbt_verifier *v, u32 target)
 {
 	const struct dbt *d = v->d;
+	bool indirect;
 
 	if (in_block(v, target))
 		return flow_to(v, target, &v->now);
@@ -178,7 +184,25 @@ static bool jump(struct dbt_verifier *v, u32 target)
 		return index_ok(v, d->nr_exits);
 	if (target == d->exit_indirect || target == d->slow_on)
 		return index_ok(v, d->nr_sites);
+	if (dbt_is_jump(d, target, &indirect))
+		return is_secret(&v->now.reg[T0]) ? refuse(v, "jump to an address of the host's") :
+						    index_in(v, T1, indirect ? d->nr_sites : d->nr_exits);
+	if (target == d->jump_linked[0] || target == d->jump_linked[1])
+		return is_secret(&v->now.reg[T0]) ? refuse(v, "jump to an address of the host's") :
+		       (v->now.reg[T1].kind == CONST && !(v->now.reg[T1].a % sizeof(struct jump_link)) &&
+			v->now.reg[T1].a / sizeof(struct jump_link) < d->nr_links) || refuse(v, "link of nobody");
 	return is_entry(v, target) || refuse(v, "jump to something unknown");
+}
+
+/* Nothing is known there. */
+bool code_address(struct dbt_verifier *v, u32 at)
+{
+	struct state s;
+
+	if (!in_block(v, at))
+		return is_entry(v, at);
+	state_forget(&s);
+	return flow_to(v, at, &s);
 }
 
 /* jmp *table(index) */
@@ -190,12 +214,12 @@ static bool jump_table(struct dbt_verifier *v)
 		return refuse(v, "indirect jump");
 	if (!mmu_operand(v, &v->ops[0], &mem))
 		return false;
-	if (mem.table != T_JUMP_CODE)
+	if (mem.table != T_JUMP_CODE && mem.table != T_RETURN_CODE)
 		return refuse(v, "jump through something that is no jump table");
 	for (u32 i = 0; i < v->now.nr_facts; i++) {
 		const struct fact *f = &v->now.facts[i];
 
-		if (f->kind == FACT_JUMP && f->ctx == mem.ctx && f->name == mem.value.name && f->a == mem.value.a)
+		if (f->kind == FACT_JUMP && f->ctx == mem.ctx && f->size + 1 == mem.table && f->name == mem.value.name && f->a == mem.value.a)
 			return nothing_leaks(v);
 	}
 	return refuse(v, "jump table entry is not compared");
@@ -209,7 +233,7 @@ static void assume(struct state *s, u8 cc)
 	if (s->flags == FLAGS_JUMP) {
 		if (cc == CC_E)
 			fact_add(s, (struct fact){ .kind = FACT_JUMP, .ctx = s->compared.ctx, .name = s->compared.name,
-						   .a = s->compared.a });
+						   .a = s->compared.a, .size = s->limit });
 		return;
 	}
 	s->x87 |= s->flags == FLAGS_X87 && cc == CC_NE;

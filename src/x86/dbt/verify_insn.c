@@ -44,6 +44,8 @@ static struct value source_value(struct dbt_verifier *v, const ZydisDecodedOpera
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
 		return constant(op->imm.is_signed ? (u64)op->imm.value.s : op->imm.value.u);
 	case ZYDIS_OPERAND_TYPE_MEMORY:
+		if (mem->place == AT_MMU && mem->table == NR_TABLES)
+			return any;
 		if (mem->place == AT_MMU && mem->table >= T_JUMP_VA)
 			return secret;
 		if (mem->place == AT_VCPU && mem->at == offsetof(struct vcpu, arch.tlb))
@@ -143,10 +145,12 @@ static void set_flags(struct dbt_verifier *v, const struct operand *mem)
 		s->flags = FLAGS_OFFSET;
 		s->compared = x;
 		s->limit = y.a;
-	} else if (v->ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY && mem->place == AT_MMU && mem->table == T_JUMP_VA) {
+	} else if (v->ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY && mem->place == AT_MMU &&
+		   (mem->table == T_JUMP_VA || mem->table == T_RETURN_VA)) {
 		s->flags = FLAGS_JUMP;
 		s->compared = mem->value;
 		s->compared.ctx = mem->ctx;
+		s->limit = mem->table;
 	}
 }
 
@@ -166,6 +170,8 @@ static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const s
 			s->slot[mem->at / 8] = any;
 		return true;
 	}
+	if (mem->place == AT_MMU && mem->table == T_RETURN_CODE)
+		return source_value(v, &v->ops[1], mem).kind == CODE || refuse(v, "address of no code is noted");
 	/* The base and index of the operand itself are read, too. */
 	for (unsigned i = 0; i < v->zi.operand_count; i++) {
 		const ZydisDecodedOperand *src = &v->ops[i];
@@ -189,7 +195,9 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 		struct value y = source_value(v, &v->ops[1], mem);
 
 		first_reg = gpr(v->ops[0].reg.value);
-		if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
+		if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP)
+			first = (struct value){ .kind = CODE };
+		else if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
 			first = v->zi.operand_width == 64 && v->zi.address_width == 64 ? operand_address(v, &v->ops[1]) :
 				leaks ? secret : any;
 		else if (v->zi.operand_count_visible == 2)
@@ -265,7 +273,9 @@ bool verify_plain(struct dbt_verifier *v)
 		return refuse(v, "bit string in memory");
 	if (mem_op && !classify_operand(v, mem_op, &mem))
 		return false;
-	if (zi->mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP)
+	if (zi->mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP &&
+	    (zi->operand_width != 64 || zi->address_width != 64 || v->ops[1].mem.index != ZYDIS_REGISTER_NONE ||
+	     !code_address(v, v->pc + zi->length + (u32)v->ops[1].mem.disp.value)))
 		return refuse(v, "address of code");
 	set_flags(v, &mem);
 	if (mem_op && (mem_op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && !store(v, mem_op, &mem))

@@ -18,6 +18,7 @@ enum value_kind {
 	DELTA,		/* delta of A's entry */
 	HOST,		/* A + delta of A's entry + c */
 	VCPU,		/* the vCPU's pointer */
+	CODE,		/* of a block's entry, or of this block's code at `a`, verified for whoever comes there */
 	SECRET,		/* made of these */
 };
 
@@ -36,7 +37,7 @@ struct fact {
 	bool write;
 	u32 name;	/* CHECKED: [A, A + size) is in one page of the TLB. JUMP: entry `name`, or a without one, has compared equal */
 	u64 a;
-	u32 size;
+	u32 size;	/* JUMP: enum table, of the addresses */
 };
 
 enum flags_kind { FLAGS_NONE, FLAGS_OFFSET, FLAGS_JUMP, FLAGS_X87 };
@@ -52,7 +53,7 @@ struct state {
 	/* The flags come from comparing value with limit, or value (an index) with its jump table entry's address, or FRAME_X87 with 0. */
 	enum flags_kind flags;
 	struct value compared;
-	u64 limit;
+	u64 limit;	/* JUMP: enum table */
 };
 
 struct label {
@@ -98,7 +99,7 @@ struct dbt_verifier {
 enum place { AT_FRAME, AT_MMU, AT_VCPU, AT_GUEST };
 
 /* The tables of struct mmu. */
-enum table { T_READ, T_WRITE, T_DELTA, T_JUMP_VA, T_JUMP_CODE, NR_TABLES };
+enum table { T_READ, T_WRITE, T_DELTA, T_JUMP_VA, T_JUMP_CODE, T_RETURN_VA, T_RETURN_CODE, NR_TABLES };
 
 struct operand {
 	enum place place;
@@ -253,6 +254,8 @@ bool verify_plain(struct dbt_verifier *v);
 /* verify_flow.c */
 struct label *label_at(struct dbt_verifier *v, u32 at);
 bool flow_to(struct dbt_verifier *v, u32 target, const struct state *s);
+/* May code at `at` be jumped to from anywhere? */
+bool code_address(struct dbt_verifier *v, u32 at);
 u32 branch_target(const struct dbt_verifier *v);
 enum step verify_step(struct dbt_verifier *v);
 

@@ -40,7 +40,9 @@ static u64 table_start(const struct dbt_verifier *v, enum table t, unsigned ctx)
 	case T_WRITE: return offsetof(struct mmu, tlbs[0].write) + ctx * sizeof(struct tlb);
 	case T_DELTA: return offsetof(struct mmu, tlbs[0].delta) + ctx * sizeof(struct tlb);
 	case T_JUMP_VA: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_va;
-	default: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_code;
+	case T_JUMP_CODE: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_code;
+	case T_RETURN_VA: return offsetof(struct mmu, returns[ctx]) + v->jump_va;
+	default: return offsetof(struct mmu, returns[ctx]) + v->jump_code;
 	}
 }
 
@@ -62,7 +64,7 @@ bool learn_jump_tables(struct dbt_verifier *v, struct vcpu *vcpu, struct dbt *d)
 	const u64 va = 0x7e57ull << 32;
 	struct dbt_block b = { .slot_poll = 1 };
 
-	dbt_jump_add(vcpu, 0, va, &b);
+	dbt_jump_add(vcpu, 0, va, &b, false);
 	v->jump_stride = sizeof(*t) / JUMP_TABLE_SIZE;
 	v->jump_va = find_word(t, va) % v->jump_stride;
 	v->jump_code = find_word(t, (u64)(d->mem.rx + b.slot_poll)) % v->jump_stride;
@@ -92,7 +94,7 @@ static bool tlb_entry(struct operand *o, u64 disp, const struct value *index, u6
 /* o->value is the index, for comparison with what the entry's other half is read by. */
 static bool jump_entry(const struct dbt_verifier *v, struct operand *o, u64 disp, const struct value *index, u64 scale)
 {
-	const u64 stride = v->jump_stride, size = JUMP_TABLE_SIZE * stride;
+	const u64 stride = v->jump_stride, size = (o->table < T_RETURN_VA ? JUMP_TABLE_SIZE : RETURN_CACHE) * stride;
 	u64 reach = index->a * scale;
 
 	if (index->kind == BITS && !disp && index->a < size && reach % stride == 0 && reach + stride <= size)
@@ -121,12 +123,22 @@ static bool mmu_entry(struct dbt_verifier *v, const ZydisDecodedOperand *op, str
 
 bool mmu_operand(struct dbt_verifier *v, const ZydisDecodedOperand *op, struct operand *o)
 {
+	const bool write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	const u64 at = op->mem.disp.value;
+
 	if (op->mem.base != ZYDIS_REGISTER_NONE && op->mem.index != ZYDIS_REGISTER_NONE)
 		return refuse(v, "gs operand of two registers");
-	if (op->size != 64 || (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-		return refuse(v, "gs operand that is no plain read of 8 bytes");
+	/* Nothing is known of these. */
+	*o = (struct operand){ .place = AT_MMU, .table = NR_TABLES };
+	if (!write && op->size == 64 && op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE &&
+	    (at == offsetof(struct mmu, jump_key) ||
+	     (at >= offsetof(struct mmu, jump_links) && at + 8 <= offsetof(struct mmu, jump_links) + sizeof(((struct mmu *)0)->jump_links) &&
+	      !((at - offsetof(struct mmu, jump_links)) % sizeof(struct jump_link)))))
+		return true;
+	if (op->size != 64 || (write && v->zi.mnemonic != ZYDIS_MNEMONIC_MOV))
+		return refuse(v, "gs operand that is no plain read or store of 8 bytes");
 	for (unsigned ctx = 0; ctx < NR_TLBS; ctx++)
-		for (enum table t = 0; t < NR_TABLES; t++)
+		for (enum table t = write ? T_RETURN_VA : 0; t < NR_TABLES; t++)
 			if (mmu_entry(v, op, o, t, ctx))
 				return true;
 	return refuse(v, "gs operand outside the tables");

@@ -38,25 +38,27 @@ static bool filter_has(const u64 *filter, u32 bits, u64 page)
 
 /* ---- pages that code was fetched from ------------------------------------------ */
 
-static void fetched_note(struct tlb *tlb, gva_t va, bool global)
+static void fetched_note(struct mmu *mmu, struct tlb *tlb, gva_t va, bool global)
 {
 	if (global)
 		filter_add(tlb->fetched_global, TLB_FETCHED_GLOBAL, va);
 	else
-		filter_add(tlb->fetched_local, TLB_FETCHED_LOCAL, va);
+		filter_add(mmu->spaces[mmu->space].fetched, TLB_FETCHED_LOCAL, va);
 }
 
 /* What may have been derived from a fetch of this page: TLB_DROP_*. */
-static u8 fetched_kinds(const struct tlb *tlb, gva_t va)
+static u8 fetched_kinds(const struct mmu *mmu, gva_t va)
 {
-	return (filter_has(tlb->fetched_local, TLB_FETCHED_LOCAL, va) ? TLB_DROP_LOCAL : 0) |
-	       (filter_has(tlb->fetched_global, TLB_FETCHED_GLOBAL, va) ? TLB_DROP_LOCAL | TLB_DROP_GLOBAL : 0);
+	u8 kinds = filter_has(mmu->spaces[mmu->space].fetched, TLB_FETCHED_LOCAL, va) ? TLB_DROP_LOCAL : 0;
+
+	for (int i = 0; i < NR_TLBS; i++)
+		if (filter_has(mmu->tlbs[i].fetched_global, TLB_FETCHED_GLOBAL, va))
+			return TLB_DROP_LOCAL | TLB_DROP_GLOBAL;
+	return kinds;
 }
 
 static void fetch_clear(struct tlb *tlb, bool all)
 {
-	if (tlb->nr_fetch_used)
-		memset(tlb->fetched_local, 0, sizeof(tlb->fetched_local));
 	if (all)
 		memset(tlb->fetched_global, 0, sizeof(tlb->fetched_global));
 	if (tlb->nr_fetch_used < TLB_FETCH_USED_MAX && !(all && tlb->fetch_global)) {
@@ -74,15 +76,13 @@ static void fetch_clear(struct tlb *tlb, bool all)
 
 /* ---- the second level ----------------------------------------------------------- */
 
-static void second_clear(struct tlb *tlb, bool global)
+static void second_clear_global(struct tlb *tlb)
 {
-	u64 *generation = &tlb->generation[global];
-
-	if (++*generation % TLB_GENERATIONS)
+	if (++tlb->generation[1] % TLB_GENERATIONS)
 		return;
 	if (tlb->second_used)
 		memset(tlb->second, 0, sizeof(tlb->second));
-	*generation = 1 + (global ? TLB_GENERATION_GLOBAL : 0);
+	tlb->generation[1] = TLB_GENERATION_GLOBAL + 1;
 }
 
 /* With SOFTKVM_TLB, half of all pages: tests want to see both ways. */
@@ -118,9 +118,62 @@ static void second_flush_write_tags(struct mmu *mmu)
 			mmu->tlbs[t].second[i].write = TLB_INVALID;
 }
 
+/* ---- address spaces -------------------------------------------------------------- */
+
+/* No more generations: nothing is left of anybody. */
+static void spaces_wrap(struct mmu *mmu)
+{
+	for (int i = 0; i < NR_TLBS; i++)
+		if (mmu->tlbs[i].second_used)
+			memset(mmu->tlbs[i].second, 0, sizeof(mmu->tlbs[i].second));
+	for (int i = 0; i < MMU_SPACES; i++)
+		mmu->spaces[i].generation = 0;
+	mmu->space_generation = 1;
+}
+
+/* Nothing is known of the present space any more. */
+static void space_renew(struct mmu *mmu)
+{
+	struct mmu_space *s = &mmu->spaces[mmu->space];
+
+	if (++mmu->space_generation == TLB_GENERATIONS)
+		spaces_wrap(mmu);
+	s->generation = mmu->space_generation;
+	s->drops = ++mmu->space_drops;
+	memset(s->fetched, 0, sizeof(s->fetched));
+}
+
+static void space_enter(struct mmu *mmu)
+{
+	for (int i = 0; i < NR_TLBS; i++)
+		mmu->tlbs[i].generation[0] = mmu->spaces[mmu->space].generation;
+}
+
+static void spaces_forget(struct mmu *mmu)
+{
+	for (int i = 0; i < MMU_SPACES; i++)
+		mmu->spaces[i].generation = 0;
+	space_renew(mmu);
+	space_enter(mmu);
+}
+
+/* The space of a PCID, or the one that was left longest ago. */
+static u32 space_find(const struct mmu *mmu, u64 pcid)
+{
+	u32 oldest = 0;
+
+	for (u32 i = 0; i < MMU_SPACES; i++) {
+		if (mmu->spaces[i].generation && (mmu->spaces[i].cr3 & CR3_PCID_MASK) == pcid)
+			return i;
+		if (mmu->spaces[i].used < mmu->spaces[oldest].used)
+			oldest = i;
+	}
+	return oldest;
+}
+
 /* ---- both ------------------------------------------------------------------------ */
 
-/* Kinds is TLB_DROP_LOCAL, or both. */
+/* But for what the second level has of address spaces. Kinds is TLB_DROP_LOCAL, or both. */
 static void tlb_clear(struct tlb *tlb, u8 kinds)
 {
 	bool all = kinds & TLB_DROP_GLOBAL;
@@ -136,9 +189,8 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 	}
 	tlb->nr_used = 0;
 	tlb->has_global &= !all;
-	second_clear(tlb, false);
 	if (all)
-		second_clear(tlb, true);
+		second_clear_global(tlb);
 	tlb->fetch_generation++;
 	fetch_clear(tlb, all);
 }
@@ -168,6 +220,7 @@ int mmu_create(struct vcpu *vcpu)
 		mmu->tlbs[i].nr_fetch_used = TLB_FETCH_USED_MAX;
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	}
+	spaces_forget(mmu);
 	vcpu->arch.mmu = mmu;
 	mmu_select_tlb(vcpu);
 	return 0;
@@ -191,6 +244,7 @@ void mmu_flush_all(struct vcpu *vcpu)
 		return;
 	for (int i = 0; i < NR_TLBS; i++)
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
+	spaces_forget(mmu);
 	count_drops(mmu, TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	memset(mmu->large, 0, sizeof(mmu->large));
 	mmu->large_overflow = false;
@@ -199,17 +253,61 @@ void mmu_flush_all(struct vcpu *vcpu)
 }
 
 /* Large pages stay noted: global ones may have stayed. */
-void mmu_flush_nonglobal(struct vcpu *vcpu)
+static void clear_nonglobal(struct vcpu *vcpu)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
 
-	if (!mmu)
-		return;
 	for (int i = 0; i < NR_TLBS; i++)
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL);
 	count_drops(mmu, TLB_DROP_LOCAL);
 	mmu->last_slot = NULL;
 	vcpu->stat.tlb_flush++;
+}
+
+void mmu_flush_nonglobal(struct vcpu *vcpu)
+{
+	if (!vcpu->arch.mmu)
+		return;
+	clear_nonglobal(vcpu);
+	spaces_forget(vcpu->arch.mmu);
+}
+
+/*
+ * Whatever else than a load changes CR3 flushes everything. So if the present space is not known by the CR3 that is left,
+ * it is of several.
+ */
+void mmu_load_space(struct vcpu *vcpu, u64 cr3, bool keep)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	struct mmu_space *s;
+
+	if (!mmu)
+		return;
+	s = &mmu->spaces[mmu->space];
+	if (s->cr3 != vcpu->arch.cr3)
+		s->generation = 0;
+	s->used = ++mmu->space_loads;
+	mmu->space = space_find(mmu, cr3 & CR3_PCID_MASK);
+	s = &mmu->spaces[mmu->space];
+	if (!keep || !s->generation || s->cr3 != cr3)
+		space_renew(mmu);
+	s->cr3 = cr3;
+	space_enter(mmu);
+	clear_nonglobal(vcpu);
+}
+
+void mmu_flush_space(struct vcpu *vcpu, u64 pcid)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+	u32 i;
+
+	if (!mmu)
+		return;
+	i = space_find(mmu, pcid);
+	if (mmu_present_pcid(vcpu) == pcid)
+		mmu_flush_nonglobal(vcpu);
+	else if ((mmu->spaces[i].cr3 & CR3_PCID_MASK) == pcid)
+		mmu->spaces[i].generation = 0;
 }
 
 /* Open addressing, a few steps. */
@@ -249,7 +347,7 @@ static bool large_hit(struct mmu *mmu, u64 key)
 void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
-	u8 drops = 0;
+	u8 drops;
 
 	vcpu->stat.invlpg++;
 	if (!mmu)
@@ -264,14 +362,15 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 
 		entry_clear(tlb, tlb_index(va));
 		second_flush_page(tlb, va);
-		drops |= fetched_kinds(tlb, va);
 		if (f->tag == (va & PAGE_MASK))
 			f->tag = TLB_INVALID;
 	}
+	drops = fetched_kinds(mmu, va);
 	if (!drops)
 		return;
 	for (int i = 0; i < NR_TLBS; i++)
 		mmu->tlbs[i].fetch_generation++;
+	mmu->spaces[mmu->space].drops = ++mmu->space_drops;
 	count_drops(mmu, drops);
 }
 
@@ -529,7 +628,7 @@ enum exec mmu_fetch_page(struct vcpu *vcpu, gva_t va, gpa_t *page_gpa, u8 **host
 	*host = slot ? vcpu_guest_host(vcpu, slot, walk.gpa & PAGE_MASK) : NULL;
 	if (unlikely(!*host))
 		return mmu_memory_fault(vcpu, walk.gpa, MMU_FETCH);
-	fetched_note(tlb, va, walk.global);
+	fetched_note(vcpu->arch.mmu, tlb, va, walk.global);
 	f->tag = va & PAGE_MASK;
 	f->gpa = *page_gpa = walk.gpa & PAGE_MASK;
 	f->host = *host;

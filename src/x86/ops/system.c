@@ -220,7 +220,6 @@ static enum exec op_invlpg(struct vcpu *vcpu, const struct insn *insn)
 
 enum invpcid_type { INVPCID_ADDR, INVPCID_CONTEXT, INVPCID_ALL, INVPCID_ALL_NON_GLOBAL };
 
-/* The TLB does not keep other contexts, so that naming one flushes more than asked for. */
 static enum exec op_invpcid(struct vcpu *vcpu, const struct insn *insn)
 {
 	u64 type = gpr_read(vcpu, insn->reg, insn->opsize, false), desc[2];
@@ -242,8 +241,10 @@ static enum exec op_invpcid(struct vcpu *vcpu, const struct insn *insn)
 		return queue_gp(vcpu, 0);
 	if (type == INVPCID_ADDR && !is_canonical(desc[1]))
 		return queue_gp(vcpu, 0);
-	if (type == INVPCID_ADDR)
+	if (type == INVPCID_ADDR && desc[0] == mmu_present_pcid(vcpu))
 		mmu_flush_page(vcpu, desc[1]);
+	else if (type <= INVPCID_CONTEXT)
+		mmu_flush_space(vcpu, desc[0]);
 	else if (type == INVPCID_ALL)
 		mmu_flush_all(vcpu);
 	else
