@@ -89,7 +89,7 @@ enum tlb_context { TLB_KERNEL, TLB_KERNEL_AC, TLB_USER, TLB_USER_AC, NR_TLBS };
 struct mmu_space {
 	u64 cr3;
 	u32 generation;		/* in second levels: 1 to 0x7ff; 0: nothing is left of it */
-	u32 drops;		/* another value, never used before, when what was derived from its fetches is stale */
+	u64 drops;		/* another value, never used before, when what was derived from its fetches is stale */
 	u64 used;		/* when, as counted by mmu.space_loads */
 	u64 fetched[TLB_FETCHED_LOCAL / 64];	/* as tlb.fetched_global */
 };
@@ -98,8 +98,8 @@ struct mmu {
 	struct tlb tlbs[NR_TLBS];
 	struct mmu_space spaces[MMU_SPACES];
 	u32 space;		/* the present one */
-	u32 space_generation, space_drops;	/* the latest */
-	u64 space_loads;
+	u32 space_generation;	/* the latest, and so on */
+	u64 space_drops, space_loads;
 	u64 write_generation;	/* of write tags in second levels; less than a page */
 	/*
 	 * Guest-physical pages that have had a write tag since these were last flushed, and few others (a Bloom filter). Programs execute

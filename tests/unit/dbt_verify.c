@@ -24,6 +24,9 @@
 #define LOAD_X87 384u
 #define REFILL(ctx, write) (448u + 32 * (ctx) + 16 * (write))
 #define STUB_BAD 70u
+#define NR_LINKS 10u
+#define JUMP_LINKED(relative) (640u + 16 * (relative))
+#define JUMP(ctx, indirect) (704u + 32 * (ctx) + 16 * (indirect))
 
 static struct vcpu *vcpu;
 static struct dbt *d;
@@ -938,6 +941,522 @@ BYTES(insn_pop_rsp, 0x5c)
 BYTES(insn_ret, 0xc3)
 BYTES(insn_not_one, 0x06)
 
+/* ---- returns and links ------------------------------------------------------------------------------- */
+
+static void return_place_in(u32 mask)
+{
+	put_rm(e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, -8));
+	put_alu_imm(e, W4, 4, T1, mask);
+}
+
+static void return_place(void)
+{
+	return_place_in((RETURN_CACHE - 1) * 8);
+}
+
+/* An entry of mmu.returns: T1's, a constant one. */
+static struct hmem returns_at(unsigned ctx, size_t field)
+{
+	struct hmem m = MEM_GS(T1, offsetof(struct mmu, returns[0]) + ctx * sizeof(((struct mmu *)0)->returns[0]) + field);
+
+	m.scale = 1;
+	return m;
+}
+
+static struct hmem returns_entry(unsigned i, size_t field)
+{
+	return MEM_GS(NOREG, offsetof(struct mmu, returns[0]) + i * sizeof(struct jump_entry_host) + field);
+}
+
+static struct hmem jumps_entry(unsigned i, size_t field)
+{
+	return MEM_GS(NOREG, offsetof(struct mmu, jumps[0]) + i * sizeof(struct jump_entry_host) + field);
+}
+
+#define VA offsetof(struct jump_entry_host, va)
+#define CODE offsetof(struct jump_entry_host, code)
+
+/* T0 = address of the slow path */
+static void lea_cold(void)
+{
+	put_lea_code(e, T0, 0);
+	cold_field = e->at - 4;
+}
+
+static void note_at(struct hmem va, struct hmem at)
+{
+	put_mov_imm(e, T0, 0x123456789);
+	put_store(e, va, T0);
+	lea_cold();
+	put_store(e, at, T0);
+}
+
+static void return_noted(void)
+{
+	return_place();
+	note_at(returns_at(0, VA), returns_at(0, CODE));
+}
+
+static void return_noted_constant(void)
+{
+	note_at(returns_entry(RETURN_CACHE - 1, VA), returns_entry(RETURN_CACHE - 1, CODE));
+}
+
+static void return_noted_behind(void)
+{
+	const u32 i = NR_TLBS * RETURN_CACHE;
+
+	note_at(returns_entry(i, VA), returns_entry(i, CODE));
+}
+
+static void return_noted_entry(void)
+{
+	return_place();
+	put_lea_code(e, T0, BEGIN);
+	put_store(e, returns_at(0, CODE), T0);
+}
+
+static void note_value(u8 reg)
+{
+	return_place();
+	put_store(e, returns_at(0, CODE), reg);
+}
+
+static void return_noted_guest(void)
+{
+	note_value(RCX);
+}
+
+static void return_noted_number(void)
+{
+	put_mov_imm(e, T0, (u64)d->mem.rx + BEGIN);
+	note_value(T0);
+}
+
+static void return_noted_vcpu(void)
+{
+	put_load(e, T0, SLOT(FRAME_VCPU));
+	note_value(T0);
+}
+
+/* Code and something. */
+static void return_noted_sum(void)
+{
+	lea_cold();
+	put_alu_imm(e, W8, 0, T0, 1);
+	note_value(T0);
+}
+
+/* A handler may come in between: what T0 was is gone. */
+static void return_noted_after_call(void)
+{
+	lea_cold();
+	call_slow();
+	note_value(T0);
+}
+
+/* On one way it is the guest's. */
+static void return_noted_on_one_way(void)
+{
+	u32 over;
+
+	put_mov(e, T0, RCX);
+	put_rr(e, W8, 0x85, RAX, RAX);
+	put_jcc(e, CC_E, 0);
+	over = e->at - 4;
+	lea_cold();
+	patch_rel32(e, over, e->at);
+	note_value(T0);
+}
+
+static void return_code_as_address(void)
+{
+	return_place();
+	note_at(returns_at(0, VA), returns_at(0, VA));
+}
+
+static void return_noted_between(void)
+{
+	return_place();
+	note_at(returns_at(0, VA), returns_at(0, CODE + 4));
+}
+
+static void return_noted_next(void)
+{
+	return_place();
+	note_at(returns_at(0, VA), returns_at(0, CODE + sizeof(struct jump_entry_host)));
+}
+
+static void return_noted_half(void)
+{
+	return_place();
+	lea_cold();
+	put_rm(e, W4, 0x89, T0, returns_at(0, CODE));
+}
+
+static void return_code_added_to(void)
+{
+	return_place();
+	lea_cold();
+	put_rm(e, W8, 0x01, T0, returns_at(0, CODE));
+}
+
+static void return_unmasked(void)
+{
+	put_rm(e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, -8));
+	note_at(returns_at(0, VA), returns_at(0, CODE));
+}
+
+static void return_mask_wide(void)
+{
+	return_place_in((2 * RETURN_CACHE - 1) * 8);
+	note_at(returns_at(0, VA), returns_at(0, CODE));
+}
+
+static void return_mask_fine(void)
+{
+	return_place_in((RETURN_CACHE - 1) * 8 + 4);
+	note_at(returns_at(0, VA), returns_at(0, CODE));
+}
+
+static void return_scaled(void)
+{
+	struct hmem m = returns_at(0, CODE);
+
+	m.scale = 2;
+	return_place();
+	note_at(returns_at(0, VA), m);
+}
+
+static void jump_table_written(void)
+{
+	note_at(returns_entry(1, VA), jumps_entry(1, CODE));
+}
+
+static void jump_address_written(void)
+{
+	put_store(e, jumps_entry(1, VA), RCX);
+}
+
+static void lea_stub(void)
+{
+	put_lea_code(e, T0, STUB_BAD);
+}
+
+static void lea_unverified(void)
+{
+	put_lea_code(e, T0, BEGIN + DBT_BLOCK_CODE + 64);
+}
+
+static void lea_middle(void)
+{
+	put_lea_code(e, T0, e->at + 7 + 3);
+	put_mov_imm(e, RCX, 0x1122334455667788);
+}
+
+static void code_in_register(void)
+{
+	put_lea_code(e, RDX, BEGIN);
+}
+
+static void code_in_slot(void)
+{
+	lea_cold();
+	put_store(e, SLOT(FRAME_R13), T0);
+}
+
+static void code_in_memory(void)
+{
+	check(8, 8, true);
+	put_lea_code(e, T0, BEGIN);
+	row();
+	put_store(e, operand(8), T0);
+}
+
+/* Code that lets the guest see something, which is only reached by its address. */
+static void lea_of_bad_code(void)
+{
+	u32 over;
+
+	return_place();
+	put_jmp(e, 0);
+	over = e->at - 4;
+	put_load(e, RDX, SLOT(FRAME_VCPU));
+	put_mov_imm(e, T0, NR_EXITS - 1);
+	put_jmp(e, EXIT_SLOT);
+	patch_rel32(e, over, e->at);
+	put_lea_code(e, T0, over + 4);
+	put_store(e, returns_at(0, CODE), T0);
+}
+
+/* Nothing is known where an address leads: not that something has been checked. */
+static void lea_of_unchecked(void)
+{
+	u32 at;
+
+	check(8, 8, false);
+	at = e->at;
+	row();
+	put_load(e, RCX, operand(8));
+	put_lea_code(e, T0, at);
+}
+
+static void compare_jump(struct hmem va, u8 cc, struct hmem code)
+{
+	put_rm(e, W8, 0x3b, T0, va);
+	put_jcc(e, cc, 0);
+	cold_field = e->at - 4;
+	put_rm(e, W4, 0xff, 4, code);
+}
+
+static void return_by(struct hmem va, u8 cc, struct hmem code)
+{
+	put_mov(e, T0, RCX);
+	return_place();
+	compare_jump(va, cc, code);
+}
+
+static void returned(void)
+{
+	return_by(returns_at(0, VA), CC_NE, returns_at(0, CODE));
+}
+
+static void returned_constant(void)
+{
+	return_by(returns_entry(5, VA), CC_NE, returns_entry(5, CODE));
+}
+
+static void jumped_constant(void)
+{
+	return_by(jumps_entry(5, VA), CC_NE, jumps_entry(5, CODE));
+}
+
+static void returned_not_compared(void)
+{
+	return_place();
+	put_rm(e, W4, 0xff, 4, returns_at(0, CODE));
+}
+
+static void returned_if_not_equal(void)
+{
+	return_by(returns_at(0, VA), CC_E, returns_at(0, CODE));
+}
+
+static void returned_by_code(void)
+{
+	return_by(returns_at(0, CODE), CC_NE, returns_at(0, CODE));
+}
+
+static void returned_to_address(void)
+{
+	return_by(returns_at(0, VA), CC_NE, returns_at(0, VA));
+}
+
+static void returned_by_other_entry(void)
+{
+	return_by(returns_entry(5, VA), CC_NE, returns_entry(6, CODE));
+}
+
+static void returned_by_constant_entry(void)
+{
+	return_by(returns_entry(5, VA), CC_NE, returns_at(0, CODE));
+}
+
+static void returned_in_other_context(void)
+{
+	return_by(returns_at(0, VA), CC_NE, returns_at(TLB_USER, CODE));
+}
+
+static void returned_through_jump_table(void)
+{
+	return_by(returns_entry(5, VA), CC_NE, jumps_entry(5, CODE));
+}
+
+static void jumped_through_returns(void)
+{
+	return_by(jumps_entry(5, VA), CC_NE, returns_entry(5, CODE));
+}
+
+static void returned_place_changed(void)
+{
+	put_mov(e, T0, RCX);
+	return_place();
+	put_rm(e, W8, 0x3b, T0, returns_at(0, VA));
+	put_jcc(e, CC_NE, 0);
+	cold_field = e->at - 4;
+	put_rm(e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, 8));
+	put_alu_imm(e, W4, 4, T1, (RETURN_CACHE - 1) * 8);
+	put_rm(e, W4, 0xff, 4, returns_at(0, CODE));
+}
+
+static void returned_leaking(void)
+{
+	put_load(e, RDX, SLOT(FRAME_VCPU));
+	returned();
+}
+
+static void link_by(u32 link, bool relative)
+{
+	put_mov_imm(e, T0, 0x123456789);
+	put_mov_imm(e, T1, link);
+	put_jmp(e, JUMP_LINKED(relative));
+}
+
+static void linked(void)
+{
+	link_by((NR_LINKS - 1) * sizeof(struct jump_link), false);
+}
+
+static void linked_relative(void)
+{
+	link_by(0, true);
+}
+
+static void linked_out_of_range(void)
+{
+	link_by(NR_LINKS * sizeof(struct jump_link), true);
+}
+
+static void linked_between(void)
+{
+	link_by(8, false);
+}
+
+static void linked_by_guest(void)
+{
+	put_mov(e, T1, RAX);
+	put_jmp(e, JUMP_LINKED(true));
+}
+
+static void linked_to_secret(void)
+{
+	put_mov_imm(e, T1, 0);
+	put_load(e, T0, SLOT(FRAME_VCPU));
+	put_jmp(e, JUMP_LINKED(false));
+}
+
+static void linked_leaking(void)
+{
+	put_load(e, RDX, SLOT(FRAME_VCPU));
+	linked();
+}
+
+static void jump_on(u32 index, bool indirect)
+{
+	put_mov(e, T0, RCX);
+	put_mov_imm(e, T1, index);
+	put_jmp(e, JUMP(TLB_USER, indirect));
+}
+
+static void jumped_on(void)
+{
+	jump_on(NR_EXITS - 1, false);
+}
+
+static void jumped_on_indirect(void)
+{
+	jump_on(NR_SITES - 1, true);
+}
+
+static void jumped_on_out_of_range(void)
+{
+	jump_on(NR_EXITS, false);
+}
+
+static void jumped_on_no_site(void)
+{
+	jump_on(NR_SITES, true);
+}
+
+static void jumped_on_to_secret(void)
+{
+	put_mov_imm(e, T1, 0);
+	put_load(e, T0, SLOT(FRAME_VCPU));
+	put_jmp(e, JUMP(0, true));
+}
+
+#define LINKS offsetof(struct mmu, jump_links)
+
+static void compare_link(s32 at)
+{
+	put_load(e, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	put_rm(e, W8, 0x3b, T1, MEM_GS(NOREG, at));
+	put_jcc(e, CC_NE, 0);
+	cold_field = e->at - 4;
+}
+
+static void link_compared(void)
+{
+	compare_link(LINKS + 3 * sizeof(struct jump_link));
+}
+
+static void link_compared_half(void)
+{
+	compare_link(LINKS + 4);
+}
+
+static void link_code_compared(void)
+{
+	compare_link(LINKS + 3 * sizeof(struct jump_link) + offsetof(struct jump_link, code));
+}
+
+static void link_before(void)
+{
+	compare_link(LINKS - sizeof(struct jump_link));
+}
+
+static void link_behind(void)
+{
+	compare_link(LINKS + JUMP_LINKS * sizeof(struct jump_link));
+}
+
+static void link_indexed(void)
+{
+	put_mov_imm(e, T0, 0);
+	put_load(e, RCX, MEM_GS(T0, LINKS));
+}
+
+static void link_narrow(void)
+{
+	put_rm(e, W4, 0x8b, RCX, MEM_GS(NOREG, LINKS));
+}
+
+static void link_written(void)
+{
+	put_store(e, MEM_GS(NOREG, LINKS), RCX);
+}
+
+static void link_code_written(void)
+{
+	lea_cold();
+	put_store(e, MEM_GS(NOREG, LINKS + offsetof(struct jump_link, code)), T0);
+}
+
+static void link_key_written(void)
+{
+	put_store(e, MEM_GS(NOREG, offsetof(struct mmu, jump_key)), RCX);
+}
+
+static void link_jumped_through(void)
+{
+	compare_link(LINKS);
+	put_rm(e, W4, 0xff, 4, MEM_GS(NOREG, LINKS + offsetof(struct jump_link, code)));
+}
+
+/* A key is no address of code. */
+static void link_key_noted(void)
+{
+	put_load(e, T0, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	note_value(T0);
+}
+
+BYTES(insn_lea_code_narrow, 0x8d, 0x0d, 0, 0, 0, 0)
+BYTES(insn_lea_code_word, 0x66, 0x8d, 0x0d, 0, 0, 0, 0)
+
+#undef VA
+#undef CODE
+#undef LINKS
+
 /* ---- the table --------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -970,6 +1489,23 @@ static const struct {
 	BAD(insn_syscall), BAD(insn_int), BAD(insn_ud2), BAD(insn_wrfsbase), BAD(insn_mov_fs), BAD(insn_xrstor),
 	BAD(insn_movsb), BAD(insn_std), BAD(insn_fs_operand), BAD(insn_rip_relative), BAD(insn_clzero), BAD(insn_evex),
 	BAD(insn_gather), BAD(insn_bts_frame), BAD(insn_pop_rsp), BAD(insn_ret), BAD(insn_not_one),
+	/* Returns and links */
+	GOOD(return_noted), GOOD(return_noted_constant), GOOD(return_noted_entry), BAD(return_noted_behind),
+	BAD(return_noted_guest), BAD(return_noted_number), BAD(return_noted_vcpu), BAD(return_noted_sum),
+	BAD(return_noted_after_call), BAD(return_noted_on_one_way), BAD(return_code_as_address),
+	BAD(return_noted_between), BAD(return_noted_next), BAD(return_noted_half), BAD(return_code_added_to),
+	BAD(return_unmasked), BAD(return_mask_wide), BAD(return_mask_fine), BAD(return_scaled), BAD(jump_table_written),
+	BAD(jump_address_written), BAD(lea_stub), BAD(lea_unverified), BAD(lea_middle), BAD(insn_lea_code_narrow),
+	BAD(insn_lea_code_word), BAD(code_in_register), BAD(code_in_slot), BAD(code_in_memory), BAD(lea_of_bad_code),
+	BAD(lea_of_unchecked), GOOD(returned), GOOD(returned_constant), GOOD(jumped_constant), BAD(returned_not_compared),
+	BAD(returned_if_not_equal), BAD(returned_by_code), BAD(returned_to_address), BAD(returned_by_other_entry),
+	BAD(returned_by_constant_entry), BAD(returned_in_other_context), BAD(returned_through_jump_table),
+	BAD(jumped_through_returns), BAD(returned_place_changed), BAD(returned_leaking),
+	GOOD(linked), GOOD(linked_relative), BAD(linked_out_of_range), BAD(linked_between), BAD(linked_by_guest),
+	BAD(linked_to_secret), BAD(linked_leaking), GOOD(jumped_on), GOOD(jumped_on_indirect), BAD(jumped_on_out_of_range),
+	BAD(jumped_on_no_site), BAD(jumped_on_to_secret), GOOD(link_compared), BAD(link_compared_half), BAD(link_code_compared),
+	BAD(link_before), BAD(link_behind), BAD(link_indexed), BAD(link_narrow), BAD(link_written), BAD(link_code_written),
+	BAD(link_key_written), BAD(link_jumped_through), BAD(link_key_noted),
 };
 
 /* body, exit, slow path */
@@ -1038,6 +1574,11 @@ static int setup(void **state)
 	d->load_x87 = LOAD_X87;
 	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++)
 		d->refill[i / 2][i % 2] = REFILL(i / 2, i % 2);
+	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++)
+		d->jump[i / 2][i % 2] = JUMP(i / 2, i % 2);
+	d->jump_linked[false] = JUMP_LINKED(false);
+	d->jump_linked[true] = JUMP_LINKED(true);
+	d->nr_links = NR_LINKS;
 	vcpu->arch.dbt = d;
 	assert_int_equal(dbt_verifier_create(vcpu, d), 0);
 	return 0;

@@ -177,7 +177,8 @@ struct dbt {
 	u32 global_generation;	/* the same for code in pages mapped globally */
 	u32 jump_key[NR_TLBS];	/* mode_key of each context's jump table */
 	u32 jump_generation;	/* the latest of the second level's */
-	u32 space_drops[MMU_SPACES], space_generation[MMU_SPACES]; /* of each address space: drops as last looked at, and its own there */
+	u64 space_drops[MMU_SPACES];	/* of each address space: as last looked at... */
+	u32 space_generation[MMU_SPACES]; /* ...and its own in the second level */
 	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
 	bool many_vcpus;
 	u32 client_seen;	/* vm->client_turns, as last looked at */

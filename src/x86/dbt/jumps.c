@@ -66,15 +66,18 @@ void dbt_flush_jumps(struct vcpu *vcpu, unsigned ctx)
 	flush_returns(vcpu, ctx);
 }
 
+/* As many as jump_key can name. Empty entries are of generation 0. */
+#define JUMP_GENERATIONS BIT(29)
+
 static u32 next_generation(struct dbt *d, struct mmu *mmu)
 {
-	/* As many as fit in jump_key. */
-	if (unlikely(++d->jump_generation == BIT(29))) {
+	if (unlikely(++d->jump_generation == JUMP_GENERATIONS)) {
 		memset(mmu->jump_second, 0, sizeof(mmu->jump_second));
-		memset(mmu->jump_links, 0, d->nr_links * sizeof(mmu->jump_links[0]));
+		for (u32 i = 0; i < d->nr_links; i++)
+			mmu->jump_links[i].key = 0;
 		memset(d->space_drops, 0, sizeof(d->space_drops));
-		mmu->jump_generation[0] = mmu->jump_generation[1] = 0;
-		d->jump_generation = 1;
+		mmu->jump_generation[1] = 1;
+		d->jump_generation = 2;
 	}
 	return d->jump_generation;
 }
@@ -92,9 +95,9 @@ void dbt_forget_jumps(struct vcpu *vcpu, bool all)
 	struct dbt *d = vcpu->arch.dbt;
 
 	memset(d->space_drops, 0, sizeof(d->space_drops));
-	set_generation(mmu, next_generation(d, mmu));
 	if (all)
 		mmu->jump_generation[1] = next_generation(d, mmu);
+	set_generation(mmu, next_generation(d, mmu));
 	d->space_drops[mmu->space] = mmu->spaces[mmu->space].drops;
 	d->space_generation[mmu->space] = mmu->jump_generation[0];
 }
