@@ -313,17 +313,18 @@ static void vm_last_put(struct vm *vm)
 
 static coldpath void file_release(struct kvm_file *file)
 {
-	int saved_errno = errno, cancel_state;
 	struct vm *vm = file->vm;
+	struct host_cancel cancel;
+	int saved_errno = errno;
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	host_cancel_hold(&cancel);
 	hash_remove(file);
 	if (file->kind == KVM_FILE_GMEM)
 		gmem_release(file->private);
 	file_free(file);
 	if (vm && __atomic_sub_fetch(&vm->refs, 1, __ATOMIC_ACQ_REL) == 0)
 		vm_last_put(vm);
-	pthread_setcancelstate(cancel_state, NULL);
+	host_cancel_release(&cancel);
 	errno = saved_errno;
 }
 

@@ -33,39 +33,26 @@ static void run_forget(void *p)
 	fd_put(file);
 }
 
-/*
- * An asynchronous cancellation that came meanwhile acts now. By pthread_testcancel(), since glibc's
- * pthread_setcancelstate() forgets to make the thread's result PTHREAD_CANCELED.
- */
-static void cancel_enable(int state)
+/* A cancellation from before we could be found. Its signal is taken no later than at the end of a system call. */
+static void cancel_early(struct kvm_file *file)
 {
-	int type;
-
-	if (state != PTHREAD_CANCEL_ENABLE)
-		return;
-	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+	pthread_cleanup_push(run_forget, file);
+	host_syscall(SYS_sched_yield, 0, 0, 0, 0);
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-	if (likely(type != PTHREAD_CANCEL_ASYNCHRONOUS))
-		return;
 	pthread_testcancel();
-	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	pthread_cleanup_pop(0);
 }
 
-/*
- * KVM_RUN is where a thread may be cancelled asynchronously while it sleeps. It runs
- * with cancellation disabled; fd_cancel_thread() gets it out. A cancellation from before
- * we could be found acts in the window between the two calls.
- */
-static long run_cancellable(struct kvm_file *file, unsigned int cmd, unsigned long arg)
+/* KVM_RUN is where a thread may be cancelled while it sleeps: that is held, and fd_cancel_thread() gets the thread out. */
+static long run_cancellable(struct kvm_file *file, unsigned long arg, bool async)
 {
 	long r;
 
 	atomic_store(&file->run_thread, (unsigned long)pthread_self());
-	pthread_cleanup_push(run_forget, file);
-	cancel_enable(PTHREAD_CANCEL_ENABLE);
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-	pthread_cleanup_pop(0);
-	r = kvm_ioctl_dispatch(file, cmd, arg);
+	if (unlikely(async))
+		cancel_early(file);
+	r = kvm_ioctl_dispatch(file, KVM_RUN, arg);
 	atomic_store(&file->run_thread, 0);
 	return r;
 }
@@ -73,19 +60,18 @@ static long run_cancellable(struct kvm_file *file, unsigned int cmd, unsigned lo
 /* Takes over the reference: a cancelled thread does not come back. */
 long fd_ioctl(struct kvm_file *file, unsigned int cmd, unsigned long arg)
 {
-	int cancel_state;
+	struct host_cancel cancel;
 	long r = fd_check_alive(file);
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	host_cancel_hold(&cancel);
 	if (!r) {
-		if (cmd == KVM_RUN && file->kind == KVM_FILE_VCPU &&
-		    cancel_state == PTHREAD_CANCEL_ENABLE)
-			r = run_cancellable(file, cmd, arg);
+		if (cmd == KVM_RUN && file->kind == KVM_FILE_VCPU && cancel.state == PTHREAD_CANCEL_ENABLE)
+			r = run_cancellable(file, arg, host_cancel_is_async(&cancel));
 		else
 			r = kvm_ioctl_dispatch(file, cmd, arg);
 	}
 	fd_put(file);
-	cancel_enable(cancel_state);
+	host_cancel_release(&cancel);
 	return r;
 }
 

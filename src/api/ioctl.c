@@ -228,10 +228,11 @@ static long sys_ioctl(struct kvm_file *file, u32 cmd, unsigned long arg)
 
 long kvm_ioctl_dispatch(struct kvm_file *file, unsigned int cmd, unsigned long arg)
 {
-	int saved_errno = errno, cancel_state;
+	struct host_cancel cancel;
+	int saved_errno = errno;
 	long r;
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	host_cancel_hold(&cancel);
 	switch (file->kind) {
 	case KVM_FILE_SYSTEM:
 		r = sys_ioctl(file, cmd, arg);
@@ -248,7 +249,7 @@ long kvm_ioctl_dispatch(struct kvm_file *file, unsigned int cmd, unsigned long a
 	}
 	errno = saved_errno;
 	/* With an asynchronous cancellation pending this does not return. */
-	pthread_setcancelstate(cancel_state, NULL);
+	host_cancel_release(&cancel);
 	return r;
 }
 

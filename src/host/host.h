@@ -126,6 +126,22 @@ u32 host_tsc_khz(void);		/* CPUID 15h/16h/40000010h or calibrated once against C
 /* All signals blocked, timer slack 1 ns, small stack. 0 or -errno. */
 int host_thread_create(pthread_t *thread, void *(*fn)(void *), void *arg);
 
+/*
+ * The client's threads are not cancelled between these two, where they may hold locks. Disabling alone is not enough: to a thread
+ * whose cancellation is asynchronous glibc may have sent its signal before, and the handler asks for the type only.
+ */
+struct host_cancel {
+	int state, type;
+};
+void host_cancel_hold(struct host_cancel *c);
+/* A cancellation that came meanwhile acts now, if the client's is asynchronous; else at its next cancellation point. */
+void host_cancel_release(const struct host_cancel *c);
+/* May it act at once? */
+static inline bool host_cancel_is_async(const struct host_cancel *c)
+{
+	return c->state == PTHREAD_CANCEL_ENABLE && c->type == PTHREAD_CANCEL_ASYNCHRONOUS;
+}
+
 /* ---- timers: host/timer.c ------------------------------------------------------------- */
 
 struct vm_timers;

@@ -48,6 +48,22 @@ int host_thread_create(pthread_t *thread, void *(*fn)(void *), void *arg)
 	return -err;
 }
 
+void host_cancel_hold(struct host_cancel *c)
+{
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &c->type);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &c->state);
+}
+
+/* By pthread_testcancel(), since glibc's pthread_setcancelstate() forgets to make the thread's result PTHREAD_CANCELED. */
+void host_cancel_release(const struct host_cancel *c)
+{
+	pthread_setcancelstate(c->state, NULL);
+	if (unlikely(host_cancel_is_async(c)))
+		pthread_testcancel();
+	if (unlikely(c->type != PTHREAD_CANCEL_DEFERRED))
+		pthread_setcanceltype(c->type, NULL);
+}
+
 /*
  * One page that a fork wipes: whoever finds it empty is the first in a new address
  * space. Threads and CLONE_VM children find what is there.

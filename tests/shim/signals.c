@@ -188,7 +188,7 @@ static void cancelled(void)
 
 	vcpu_fd = halted_vcpu(&vm);
 	CHECK(vcpu_fd >= 0);
-	CHECK(cancel_and_join(PTHREAD_CANCEL_ASYNCHRONOUS, 50000));
+	CHECK(cancel_and_join(PTHREAD_CANCEL_ASYNCHRONOUS, 200000));
 	CHECK(ioctl(vcpu_fd, KVM_GET_REGS, &regs) == 0 && regs.rip == 4097);
 	CHECK(cancel_and_join(PTHREAD_CANCEL_DEFERRED, 50000));
 	for (int i = 0; i < 100; i++)
