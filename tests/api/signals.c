@@ -183,6 +183,9 @@ static void test_halted(void)
 	kvmtest_add_vcpu(&t, 0);
 	kvmtest_long_mode(&t, 0x8000, "\xf4", 1);
 	install(SIGALRM, 0);
+	/* What a first run costs is none of this test's business. */
+	timer_ms(30);
+	CHECK_ERRNO(ioctl(t.vcpu, KVM_RUN, 0), EINTR);
 	timer_ms(30);
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
 	CHECK_ERRNO(ioctl(t.vcpu, KVM_RUN, 0), EINTR);
