@@ -9,8 +9,8 @@
  *     after the fact, as in KVM.)
  *  2. The handlers see a private copy; a client that scribbles over its
  *     argument meanwhile changes nothing that was checked.
- *  3. A client thread is not cancelled while it holds our locks: cancellation is disabled for the length of
- *     the call and acted upon after it. Whoever cancels a thread inside KVM_RUN kicks it as well.
+ *  3. A client thread is not cancelled while it holds our locks: fd_ioctl() holds cancellation for the length of
+ *     the call and acts upon it afterwards. Whoever cancels a thread inside KVM_RUN kicks it as well.
  *  4. errno belongs to the caller.
  */
 #include <errno.h>
@@ -228,11 +228,9 @@ static long sys_ioctl(struct kvm_file *file, u32 cmd, unsigned long arg)
 
 long kvm_ioctl_dispatch(struct kvm_file *file, unsigned int cmd, unsigned long arg)
 {
-	struct host_cancel cancel;
 	int saved_errno = errno;
 	long r;
 
-	host_cancel_hold(&cancel);
 	switch (file->kind) {
 	case KVM_FILE_SYSTEM:
 		r = sys_ioctl(file, cmd, arg);
@@ -248,8 +246,6 @@ long kvm_ioctl_dispatch(struct kvm_file *file, unsigned int cmd, unsigned long a
 		break;
 	}
 	errno = saved_errno;
-	/* With an asynchronous cancellation pending this does not return. */
-	host_cancel_release(&cancel);
 	return r;
 }
 

@@ -228,8 +228,7 @@ void put_cold_exit(struct trans *tr, struct cold *c)
 		flags_save(tr->e);
 	put_mov_imm(tr->e, T0, x->target);
 	put_rm(tr->e, W8, 0x3b, T0, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_VA)));
-	put_jcc(tr->e, CC_NE, 0);
-	miss = tr->e->at - 4;
+	miss = put_jcc_later(tr->e, CC_NE);
 	put_rm(tr->e, W4, 0xff, 4, MEM_GS(NOREG, jump_entry(x->ctx, i, JUMP_CODE)));
 	patch_rel32(tr->e, miss, tr->e->at);
 	put_leave(tr, c->index, false);

@@ -131,25 +131,12 @@ static bool high8_ok(struct tinsn *t)
 		return false;
 	if (!t->mem)
 		return true;
-	switch (t->zi->mnemonic) {
-	case ZYDIS_MNEMONIC_MOV:
-	case ZYDIS_MNEMONIC_ADD:
-	case ZYDIS_MNEMONIC_OR:
-	case ZYDIS_MNEMONIC_ADC:
-	case ZYDIS_MNEMONIC_SBB:
-	case ZYDIS_MNEMONIC_AND:
-	case ZYDIS_MNEMONIC_SUB:
-	case ZYDIS_MNEMONIC_XOR:
-	case ZYDIS_MNEMONIC_CMP:
-	case ZYDIS_MNEMONIC_TEST:
-	case ZYDIS_MNEMONIC_XCHG:
-		t->high8 = t->zi->raw.modrm.reg;
-		/* The verifier does not see that all of it is as before. */
-		t->changes |= BIT(t->high8 & 3);
-		return true;
-	default:
+	if (!decode_is_move_or_alu(t->zi) && t->zi->mnemonic != ZYDIS_MNEMONIC_XCHG)
 		return false;
-	}
+	t->high8 = t->zi->raw.modrm.reg;
+	/* The verifier does not see that all of it is as before. */
+	t->changes |= BIT(t->high8 & 3);
+	return true;
 }
 
 /* May the host execute this very instruction? */

@@ -181,22 +181,7 @@ void decoded_copy(const struct decoded *d, const u8 *bytes, struct tinsn *t)
 /* The small ones of others say what the instruction is, or have bits that do not count. */
 static bool small_immediate_ok(const ZydisDecodedInstruction *zi)
 {
-	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_ADD:
-	case ZYDIS_MNEMONIC_OR:
-	case ZYDIS_MNEMONIC_ADC:
-	case ZYDIS_MNEMONIC_SBB:
-	case ZYDIS_MNEMONIC_AND:
-	case ZYDIS_MNEMONIC_SUB:
-	case ZYDIS_MNEMONIC_XOR:
-	case ZYDIS_MNEMONIC_CMP:
-	case ZYDIS_MNEMONIC_TEST:
-	case ZYDIS_MNEMONIC_MOV:
-	case ZYDIS_MNEMONIC_PUSH:
-		return true;
-	default:
-		return false;
-	}
+	return decode_is_move_or_alu(zi) || zi->mnemonic == ZYDIS_MNEMONIC_PUSH;
 }
 
 /* Which bytes do not matter? */

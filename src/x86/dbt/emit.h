@@ -232,6 +232,13 @@ static inline void put_jcc(struct emit *e, u8 cc, u32 target)
 	put32(e, target - (e->at + 4));
 }
 
+/* jcc to what comes later: the field for patch_rel32(). */
+static inline u32 put_jcc_later(struct emit *e, u8 cc)
+{
+	put_jcc(e, cc, 0);
+	return e->at - 4;
+}
+
 /* reg = address of the code at target. */
 static inline void put_lea_code(struct emit *e, u8 reg, u32 target)
 {

@@ -181,12 +181,6 @@ void dbt_link_local(struct vcpu *vcpu, const struct dbt_exit *x, const struct db
 
 /* ---- common code ------------------------------------------------------------------------------- */
 
-static u32 put_jcc_later(struct emit *e, u8 cc)
-{
-	put_jcc(e, cc, 0);
-	return e->at - 4;
-}
-
 /* rcx = index of T0 * factor, by its upper bits */
 static void put_index(struct emit *e, u32 factor, unsigned shift)
 {
@@ -254,21 +248,20 @@ static void put_restore(struct emit *e)
 	put_load(e, RCX, SLOT(FRAME_REFILL + 8));
 }
 
-/* Jumped to: T0 = target, T1 = exit or (indirect) site. Flags are in the slot. */
-static u32 emit_jump(struct dbt *d, unsigned ctx, bool indirect)
+/* A piece of its own: rax and rcx are free in it. */
+static u32 put_begin(struct emit *e)
 {
-	struct emit *e = &d->emit;
 	const u32 begin = e->at = (e->at + 15) & ~15u;
-	u32 none[2];
 
 	put_store(e, SLOT(FRAME_REFILL), RAX);
 	put_store(e, SLOT(FRAME_REFILL + 8), RCX);
-	put_second(d, ctx, none);
-	put_store(e, SLOT(FRAME_TMP0), RAX);
-	put_first(d, ctx);
-	put_load(e, RAX, SLOT(FRAME_VCPU));
-	put_rm(e, W8, 0xff, 0, MEM_BASE(RAX, offsetof(struct vcpu, stat.dbt_jump_refills)));
-	if (ctx >= TLB_USER) {
+	return begin;
+}
+
+/* On with the code in FRAME_TMP0, for the target in T0. After that, where none[] leads, T0 and T1 are as they were there. */
+static void put_go_on(struct emit *e, bool user, const u32 none[2])
+{
+	if (user) {
 		put_alu_imm(e, W8, 4, T0, (s32)PAGE_MASK);
 		put_store(e, SLOT(FRAME_PAGE), T0);
 	}
@@ -277,6 +270,21 @@ static u32 emit_jump(struct dbt *d, unsigned ctx, bool indirect)
 	patch_rel32(e, none[0], e->at);
 	patch_rel32(e, none[1], e->at);
 	put_restore(e);
+}
+
+/* Jumped to: T0 = target, T1 = exit or (indirect) site. Flags are in the slot. */
+static u32 emit_jump(struct dbt *d, unsigned ctx, bool indirect)
+{
+	struct emit *e = &d->emit;
+	const u32 begin = put_begin(e);
+	u32 none[2];
+
+	put_second(d, ctx, none);
+	put_store(e, SLOT(FRAME_TMP0), RAX);
+	put_first(d, ctx);
+	put_load(e, RAX, SLOT(FRAME_VCPU));
+	put_rm(e, W8, 0xff, 0, MEM_BASE(RAX, offsetof(struct vcpu, stat.dbt_jump_refills)));
+	put_go_on(e, ctx >= TLB_USER, none);
 	put_store(e, SLOT(FRAME_TMP1), T0);
 	put_mov(e, T0, T1);
 	put_jmp(e, indirect ? d->exit_indirect : d->exit_slot);
@@ -302,11 +310,9 @@ static u32 emit_jump_linked(struct dbt *d, bool relative)
 {
 	const s32 first = offsetof(struct mmu, jumps[TLB_USER]);
 	struct emit *e = &d->emit;
-	const u32 begin = e->at = (e->at + 15) & ~15u;
+	const u32 begin = put_begin(e);
 	u32 found, none[2];
 
-	put_store(e, SLOT(FRAME_REFILL), RAX);
-	put_store(e, SLOT(FRAME_REFILL + 8), RCX);
 	put_store(e, SLOT(FRAME_TMP1), T1);
 	put_index(e, JUMP_FACTOR, JUMP_TABLE_SHIFT);
 	put_shift_imm(e, W4, 4, RCX, 4);
@@ -319,13 +325,7 @@ static u32 emit_jump_linked(struct dbt *d, bool relative)
 	patch_rel32(e, found, e->at);
 	put_stamp(e, relative);
 	put_store(e, SLOT(FRAME_TMP0), RAX);
-	put_alu_imm(e, W8, 4, T0, (s32)PAGE_MASK);
-	put_store(e, SLOT(FRAME_PAGE), T0);
-	put_restore(e);
-	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
-	patch_rel32(e, none[0], e->at);
-	patch_rel32(e, none[1], e->at);
-	put_restore(e);
+	put_go_on(e, true, none);
 	put_rm(e, W4, 0x8b, T0, MEM_GS(T1, offsetof(struct mmu, jump_links[0].exit)));
 	put_jmp(e, d->exit_slot);
 	return begin;

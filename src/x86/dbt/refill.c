@@ -17,12 +17,6 @@
 #define CALLED 8	/* a return address is below the frame */
 #define SECOND(field) (second + (s32)offsetof(struct tlb_second, field))
 
-static u32 put_jcc_later(struct emit *e, u8 cc)
-{
-	put_jcc(e, cc, 0);
-	return e->at - 4;
-}
-
 /* rax = page ^ key of the second level's entry for T0, rcx = its place. */
 static void put_second(struct emit *e, s32 second)
 {

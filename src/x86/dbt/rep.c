@@ -27,8 +27,7 @@ struct rep {
 
 static void slow_if(struct rep *p, u8 cc)
 {
-	put_jcc(p->e, cc, 0);
-	p->slow[p->nr_slow++] = p->e->at - 4;
+	p->slow[p->nr_slow++] = put_jcc_later(p->e, cc);
 }
 
 /* T1 = host - guest address for rcx elements, or one, at pointer. */

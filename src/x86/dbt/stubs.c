@@ -46,8 +46,7 @@ static void put_mxcsr_load(struct emit *e)
 
 	put_rm(e, W4, 0x80, 7, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
 	put8(e, 0);
-	put_jcc(e, CC_NE, 0);
-	skip = e->at - 4;
+	skip = put_jcc_later(e, CC_NE);
 	put_rm(e, W4, OPC_0F | 0xae, 3, MEM_BASE(T1, VCPU(fpu.host_mxcsr)));	/* stmxcsr */
 	put_rm(e, W4, OPC_0F | 0xae, 2, MEM_BASE(T1, VCPU(fpu.mxcsr)));		/* ldmxcsr */
 	put_rm(e, W4, 0xc6, 0, MEM_BASE(T1, VCPU(fpu.mxcsr_live)));
@@ -87,8 +86,7 @@ static void put_vectors_load(struct emit *e, u8 base)
 	if (avx) {
 		put_vzeroupper(e);
 		put_upper_test(e, base);
-		put_jcc(e, CC_NE, 0);
-		in_use = e->at - 4;
+		in_use = put_jcc_later(e, CC_NE);
 	}
 	for (unsigned i = 0; i < 16; i++)
 		put_vector(e, false, false, i, base, VCPU_YMM(i));
@@ -118,8 +116,7 @@ static void put_vectors_if_live(struct emit *e, bool store, s32 off)
 	u32 skip;
 
 	put_alu_mem_imm(e, W4, 7, SLOT(off + FRAME_VEC), 0);
-	put_jcc(e, CC_E, 0);
-	skip = e->at - 4;
+	skip = put_jcc_later(e, CC_E);
 	if (store) {
 		put_vectors_store(e, T1);
 	} else {
@@ -135,8 +132,7 @@ static void put_x87_notes(struct emit *e, s32 off)
 	u32 skip;
 
 	put_alu_mem_imm(e, W8, 7, SLOT(off + FRAME_X87_NOTE), 0);
-	put_jcc(e, CC_E, 0);
-	skip = e->at - 4;
+	skip = put_jcc_later(e, CC_E);
 	put_load(e, RAX, SLOT(off + FRAME_X87_NOTE));
 	put_store(e, MEM_BASE(T1, VCPU(fpu.noted)), RAX);
 	put_load(e, RAX, SLOT(off + FRAME_X87_FDP));
@@ -295,8 +291,7 @@ static void emit_slow(struct dbt *d)
 	put_site_call(e, dbt_call_insn);
 	put_alu_imm(e, W8, 0, RSP, 8);
 	put_rr(e, W4, 0x85, RAX, RAX);
-	put_jcc(e, CC_NE, 0);
-	leave = e->at - 4;
+	leave = put_jcc_later(e, CC_NE);
 	put_vectors_if_live(e, false, 8);
 	put_reload(e, 8);
 	put8(e, 0xc3);
@@ -316,8 +311,7 @@ static void emit_slow_on(struct dbt *d)
 	put_spill(e, 0);
 	put_site_call(e, dbt_call_insn_on);
 	put_rr(e, W8, 0x85, RAX, RAX);
-	put_jcc(e, CC_E, 0);
-	leave = e->at - 4;
+	leave = put_jcc_later(e, CC_E);
 	put_store(e, SLOT(FRAME_TMP0), RAX);
 	put_vectors_if_live(e, false, 0);
 	put_load_page(e);
@@ -351,8 +345,7 @@ static void emit_load_x87(struct dbt *d)
 	d->load_x87 = e->at;
 	put_rm(e, W4, 0x80, 7, SLOT(8 + FRAME_X87));
 	put8(e, 0);
-	put_jcc(e, CC_NE, 0);
-	live = e->at - 4;
+	live = put_jcc_later(e, CC_NE);
 	put_spill(e, 8);
 	put_mov(e, RDI, T1);
 	put_alu_imm(e, W8, 5, RSP, 8);

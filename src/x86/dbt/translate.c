@@ -271,8 +271,7 @@ static void put_poll(struct trans *tr, u32 leave_field[1])
 {
 	put_load(tr->e, T0, SLOT(FRAME_VCPU));
 	put_alu_mem_imm(tr->e, W8, 7, MEM_BASE(T0, offsetof(struct vcpu, requests)), 0);
-	put_jcc(tr->e, CC_NE, 0);
-	*leave_field = tr->e->at - 4;
+	*leave_field = put_jcc_later(tr->e, CC_NE);
 }
 
 /* The entries that are not on the straight path, and the way out that stands for the block itself. */

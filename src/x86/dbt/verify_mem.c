@@ -121,19 +121,26 @@ static bool mmu_entry(struct dbt_verifier *v, const ZydisDecodedOperand *op, str
 	return t < T_JUMP_VA ? tlb_entry(o, disp, &index, scale) : jump_entry(v, o, disp, &index, scale);
 }
 
+/* The present key of links, or that of one of them. */
+static bool is_link_key(const ZydisDecodedOperand *op)
+{
+	const u64 at = op->mem.disp.value, links = offsetof(struct mmu, jump_links);
+
+	if (op->size != 64 || op->mem.base != ZYDIS_REGISTER_NONE || op->mem.index != ZYDIS_REGISTER_NONE)
+		return false;
+	return at == offsetof(struct mmu, jump_key) ||
+	       (at >= links && (at - links) % sizeof(struct jump_link) == 0 && (at - links) / sizeof(struct jump_link) < JUMP_LINKS);
+}
+
 bool mmu_operand(struct dbt_verifier *v, const ZydisDecodedOperand *op, struct operand *o)
 {
 	const bool write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	const u64 at = op->mem.disp.value;
 
 	if (op->mem.base != ZYDIS_REGISTER_NONE && op->mem.index != ZYDIS_REGISTER_NONE)
 		return refuse(v, "gs operand of two registers");
 	/* Nothing is known of these. */
 	*o = (struct operand){ .place = AT_MMU, .table = NR_TABLES };
-	if (!write && op->size == 64 && op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE &&
-	    (at == offsetof(struct mmu, jump_key) ||
-	     (at >= offsetof(struct mmu, jump_links) && at + 8 <= offsetof(struct mmu, jump_links) + sizeof(((struct mmu *)0)->jump_links) &&
-	      !((at - offsetof(struct mmu, jump_links)) % sizeof(struct jump_link)))))
+	if (!write && is_link_key(op))
 		return true;
 	if (op->size != 64 || (write && v->zi.mnemonic != ZYDIS_MNEMONIC_MOV))
 		return refuse(v, "gs operand that is no plain read or store of 8 bytes");

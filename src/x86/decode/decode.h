@@ -66,6 +66,26 @@ static inline bool decode_may_keep_flags(const ZydisDecodedInstruction *zi, cons
 	       !(count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 }
 
+/* MOV, and what has two operands as that does and does arithmetic or logic with them, no more. */
+static inline bool decode_is_move_or_alu(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Its condition is in the low four bits of the opcode. */
 static inline bool decode_is_jcc(const ZydisDecodedInstruction *zi)
 {
