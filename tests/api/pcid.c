@@ -11,21 +11,19 @@
  * nothing, a space is known by a CR3 that it no longer has, numbers run out unnoticed; to x86/dbt: the jump table's second level is
  * asked without regard to generations, or keeps them when fetches were dropped or the client has run, refills are not noted.
  */
+#include <assert.h>
 #include <stddef.h>
+
+#define TABLES 0x100000u
+#define TABLES_END 0x800000u
 
 #include "both.h"
 #include "generate.h"
+#include "rings.h"
 
-#define MEM (16u << 20)
-#define KBASE 0xffffffff80000000ull	/* physical memory, for the kernel only */
-#define GDT 0x8000u
-#define IDT 0x9000u
-#define TSS 0xa000u
-#define KERNEL 0x10000u
-#define STACK0 0x34000u			/* kernel_gate knows */
+static_assert(STACK0 == 0x34000, "kernel_gate knows");
 #define SHARED 0x40000u			/* the common code; after it, a stack for each region */
-#define TABLES 0x100000u
-#define OPS 0x800000u
+#define OPS TABLES_END
 #define NR_OPS 65536u
 #define DATA 0xc00000u
 #define FUNCTIONS 0xd00000u
@@ -152,7 +150,6 @@ static uint64_t values[PAGES];		/* of data, */
 static uint32_t results[PAGES];		/* of functions */
 static struct kvmtest t;
 static uint64_t smap;			/* of CR4 */
-static unsigned tables_used;
 
 static struct view *view_of(const struct place *p)
 {
@@ -162,18 +159,7 @@ static struct view *view_of(const struct place *p)
 /* In the table whose entries map 1 << last bytes. */
 static uint64_t *entry_in(uint64_t root, uint64_t va, int last)
 {
-	uint64_t *table = (uint64_t *)(t.mem + root);
-
-	for (int shift = 39; shift > last; shift -= 9) {
-		uint64_t *e = &table[va >> shift & 511];
-
-		if (!*e) {
-			NEED(TABLES + 0x1000 * (tables_used + 1) <= OPS);
-			*e = (TABLES + 0x1000 * tables_used++) | PRESENT | WRITABLE | USER;
-		}
-		table = (uint64_t *)(t.mem + (*e & ~0xfffull));
-	}
-	return &table[va >> last & 511];
+	return rings_entry(&t, root, va, last);
 }
 
 static uint64_t *entry_at(uint64_t root, uint64_t va)
@@ -421,7 +407,7 @@ static void make_spaces(bool kernel_global)
 	for (unsigned k = 0; k < SPACES; k++) {
 		uint64_t *table;
 
-		spaces[k].root = TABLES + 0x1000 * tables_used++;
+		spaces[k].root = rings_new_table();
 		spaces[k].pcid = k * 97 % 4096;
 		table = (uint64_t *)(t.mem + spaces[k].root);
 		if (k) {
@@ -455,32 +441,14 @@ static void make_pages(void)
 	memcpy(t.mem + KERNEL, kernel, GUEST_LEN(kernel));
 }
 
-static void gate(unsigned vector, uint64_t to, unsigned dpl)
-{
-	uint64_t *idt = (uint64_t *)(t.mem + IDT) + 2 * vector;
-
-	idt[0] = (to & 0xffff) | 8ull << 16 | (uint64_t)(0x8e00 | dpl << 13) << 32 | (to >> 16 & 0xffff) << 48;
-	idt[1] = to >> 32;
-}
-
 static void set_state(void)
 {
-	struct kvm_segment cs = { .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .limit = ~0u };
-	struct kvm_segment ds = { .selector = 0x10, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1, .limit = ~0u };
 	struct kvm_sregs s;
 
 	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &s) == 0);
-	s.cs = cs;
-	s.ds = s.es = s.fs = s.gs = s.ss = ds;
-	s.tr = (struct kvm_segment){ .base = KBASE + TSS, .limit = 0x67, .selector = 0x30, .type = 11, .present = 1 };
-	s.gdt.base = KBASE + GDT;
-	s.gdt.limit = 0x3f;
-	s.idt.base = KBASE + IDT;
-	s.idt.limit = 0xfff;
+	rings_sregs(&s, 0, spaces[0].root);
 	s.cr0 = 0x80050033;
 	s.cr4 = CR4;
-	s.cr3 = spaces[0].root;
-	s.efer = 0xd00;
 	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &s) == 0);
 }
 
@@ -502,8 +470,6 @@ static bool offered(uint32_t leaf, unsigned reg, unsigned bit)
 /* The guest is in the first space, with PCIDs. */
 static bool open_guest(bool kernel_global, bool smp, bool use_smap)
 {
-	uint64_t *gdt;
-
 	t = kvmtest_vm(MEM, 0);
 	NEED(GUEST_LEN(code) == D);
 	seed = 0x123456789;
@@ -520,14 +486,10 @@ static bool open_guest(bool kernel_global, bool smp, bool use_smap)
 	}
 	if (use_smap && offered(7, 1, 20))
 		smap = SMAP;
-	gdt = (uint64_t *)(t.mem + GDT);
-	gdt[1] = 0x00af9b000000ffffull;
-	gdt[2] = 0x00cf93000000ffffull;
-	gdt[4] = 0x00cff3000000ffffull;
-	gdt[5] = 0x00affb000000ffffull;
+	rings_descriptors(&t);
 	*(uint64_t *)(t.mem + TSS + 4) = KBASE + STACK0;
-	gate(14, kernel_va(kernel_fault), 0);
-	gate(0x80, kernel_va(kernel_gate), 3);
+	rings_gate(&t, 14, kernel_va(kernel_fault), 0, 0);
+	rings_gate(&t, 0x80, kernel_va(kernel_gate), 3, 0);
 	make_spaces(kernel_global);
 	make_pages();
 	set_state();

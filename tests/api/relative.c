@@ -8,20 +8,16 @@
  */
 #include <stddef.h>
 
+#define TABLES 0x200000u
+#define TABLES_END 0x800000u
+
 #include "both.h"
 #include "generate.h"
+#include "rings.h"
 
-#define MEM (16u << 20)
-#define KBASE 0xffffffff80000000ull	/* physical memory, for the kernel only */
-#define GDT 0x8000u
-#define IDT 0x9000u
-#define TSS 0xa000u
-#define KERNEL 0x10000u
-#define STACK0 0x34000u
 #define SHARED 0x40000u
 #define PRIVATE 0x100000u		/* P and data of each mapping, 16 KiB apart */
-#define TABLES 0x200000u
-#define JOBS 0x800000u
+#define JOBS TABLES_END
 #define NR_JOBS 1024u
 #define LISTS 0xa00000u
 #define STACK3 0xb00000u
@@ -764,26 +760,9 @@ static const struct entry {
 
 /* ---- the guest ---------------------------------------------------------------------------------------------- */
 
-static uint64_t tables_used;
-
-static uint64_t *table_of(struct kvmtest *t, uint64_t *table, unsigned i)
-{
-	if (!table[i]) {
-		table[i] = (TABLES + 0x1000 * tables_used++) | 7;
-		NEED(TABLES + 0x1000 * tables_used <= JOBS);
-	}
-	return (uint64_t *)(t->mem + (table[i] & ~0xfffull));
-}
-
 static void map(struct kvmtest *t, uint64_t cr3, uint64_t at, uint64_t pa, uint64_t size)
 {
-	for (uint64_t i = 0; i < size; i += 0x1000) {
-		uint64_t *table = (uint64_t *)(t->mem + cr3), v = at + i;
-
-		for (int shift = 39; shift > 12; shift -= 9)
-			table = table_of(t, table, v >> shift & 511);
-		table[v >> 12 & 511] = (pa + i) | 7;
-	}
+	rings_map(t, cr3, at, pa, size, 7);
 }
 
 static void map_base(struct kvmtest *t, uint64_t cr3, unsigned k)
@@ -795,12 +774,8 @@ static void map_base(struct kvmtest *t, uint64_t cr3, unsigned k)
 /* Page tables with what all of them have: the kernel's half, stack and lists. */
 static uint64_t new_cr3(struct kvmtest *t)
 {
-	uint64_t cr3 = TABLES + 0x1000 * tables_used++;
-	uint64_t *table = (uint64_t *)(t->mem + cr3);
+	uint64_t cr3 = rings_root(t);
 
-	table = table_of(t, table_of(t, table, 511), 510);
-	for (unsigned i = 0; i < MEM >> 21; i++)
-		table[i] = (uint64_t)i << 21 | 0x183;
 	map(t, cr3, LISTS_VA, LISTS, LISTS_SIZE);
 	map(t, cr3, STACK3_VA, STACK3, STACK3_SIZE);
 	return cr3;
@@ -808,25 +783,16 @@ static uint64_t new_cr3(struct kvmtest *t)
 
 static void set_state(struct kvmtest *t, uint64_t cr3)
 {
-	struct kvm_segment cs = { .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .limit = ~0u };
-	struct kvm_segment ds = { .selector = 0x23, .type = 3, .dpl = 3, .present = 1, .s = 1, .db = 1, .g = 1, .limit = ~0u };
 	struct kvm_sregs s;
 
 	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
-	s.cs = cs;
-	s.ds = s.es = s.fs = s.gs = s.ss = ds;
+	rings_sregs(&s, 3, cr3);
+	s.cs = rings_code(0);
+	s.ss = rings_data(0);
 	s.fs.base = 8;
-	s.ss.selector = 0x10;
-	s.ss.dpl = 0;
-	s.tr = (struct kvm_segment){ .base = KBASE + TSS, .limit = 0x67, .selector = 0x30, .type = 11, .present = 1 };
-	s.gdt.base = KBASE + GDT;
-	s.gdt.limit = 0x3f;
-	s.idt.base = KBASE + IDT;
 	s.idt.limit = 32 * 16 - 1;
 	s.cr0 = 0x80010033;
 	s.cr4 = 0x6a0;
-	s.cr3 = cr3;
-	s.efer = 0xd00;
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
 }
 
@@ -853,25 +819,17 @@ static void load_program(struct kvmtest *t)
 static struct kvmtest open_guest(void)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 0);
-	uint64_t *gdt = (uint64_t *)(t.mem + GDT), *idt = (uint64_t *)(t.mem + IDT);
 
 	NEED(GUEST_LEN(code) == DATA);
 	seed = 0x123456789;
 	tables_used = 0;
 	kvmtest_add_vcpu(&t, 0);
 	kvmtest_set_cpuid(&t);
-	gdt[1] = 0x00af9b000000ffffull;
-	gdt[2] = 0x00cf93000000ffffull;
-	gdt[4] = 0x00cff3000000ffffull;
-	gdt[5] = 0x00affb000000ffffull;
+	rings_descriptors(&t);
 	*(uint64_t *)(t.mem + TSS + 4) = KBASE + STACK0;
 	memcpy(t.mem + KERNEL, kernel, GUEST_LEN(kernel));
-	for (unsigned v = 0; v < 32; v++) {
-		uint64_t to = KBASE + KERNEL + (kernel_vectors - kernel) + 16 * v;
-
-		idt[2 * v] = (to & 0xffff) | 8ull << 16 | 0xee00ull << 32 | (to >> 16 & 0xffff) << 48;
-		idt[2 * v + 1] = to >> 32;
-	}
+	for (unsigned v = 0; v < 32; v++)
+		rings_gate(&t, v, KBASE + KERNEL + (kernel_vectors - kernel) + 16 * v, 3, 0);
 	load_program(&t);
 	return t;
 }

@@ -11,18 +11,13 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include "both.h"
-#include "generate.h"
-
-#define MEM (16u << 20)
-#define KBASE 0xffffffff80000000ull	/* physical memory, for the kernel only */
-#define GDT 0x8000u
-#define IDT 0x9000u
-#define TSS 0xa000u
-#define KERNEL 0x10000u
-#define STACK0 0x34000u
 #define TABLES 0x200000u
 #define TABLES_END 0x800000u
+
+#include "both.h"
+#include "generate.h"
+#include "rings.h"
+
 #define PROGRAM 0x100000u
 #define VARIANTS 0x120000u	/* of the program's pages, PAGES each */
 #define ZERO 0x1f0000u		/* what is mapped at address 0 */
@@ -222,7 +217,6 @@ static uint64_t off(const uint8_t *label)
 
 static const struct place *here;
 static const char *what = "";
-static uint64_t tables_used;
 
 /* Checks name the place. */
 static void equal(int line, const char *expr, uint64_t got, uint64_t want)
@@ -242,44 +236,21 @@ static uint64_t va(const uint8_t *label)
 	return here->base + off(label);
 }
 
-static uint64_t *table_of(struct kvmtest *t, uint64_t *table, unsigned i)
-{
-	if (!table[i]) {
-		table[i] = (TABLES + 0x1000 * tables_used++) | 7;
-		NEED(TABLES + 0x1000 * tables_used <= TABLES_END);
-	}
-	return (uint64_t *)(t->mem + (table[i] & ~0xfffull));
-}
-
 /* The guest-physical address of a PTE. */
 static uint64_t pte_at(struct kvmtest *t, uint64_t cr3, uint64_t at)
 {
-	uint64_t *table = (uint64_t *)(t->mem + cr3);
-
-	for (int shift = 39; shift > 12; shift -= 9)
-		table = table_of(t, table, at >> shift & 511);
-	return (uint8_t *)&table[at >> 12 & 511] - t->mem;
-}
-
-static void map(struct kvmtest *t, uint64_t cr3, uint64_t at, uint64_t pa, uint64_t size, uint64_t flags)
-{
-	for (uint64_t i = 0; i < size; i += 0x1000)
-		*(uint64_t *)(t->mem + pte_at(t, cr3, at + i)) = (pa + i) | flags;
+	return (uint8_t *)rings_entry(t, cr3, at, 12) - t->mem;
 }
 
 /* With all but the program. */
 static uint64_t new_cr3(struct kvmtest *t)
 {
-	uint64_t cr3 = TABLES + 0x1000 * tables_used++;
-	uint64_t *table = (uint64_t *)(t->mem + cr3);
+	uint64_t cr3 = rings_root(t);
 
-	table = table_of(t, table_of(t, table, 511), 510);
-	for (unsigned i = 0; i < MEM >> 21; i++)
-		table[i] = (uint64_t)i << 21 | 0x183;
-	map(t, cr3, LIST_VA, LIST, LIST_SIZE, 7);
-	map(t, cr3, STACK_VA, STACK, STACK_SIZE, 7);
-	map(t, cr3, ALIAS_VA, VARIANTS, ZERO - VARIANTS, 7);
-	map(t, cr3, NX_VA, PROGRAM, 0x1000, NX | 7);
+	rings_map(t, cr3, LIST_VA, LIST, LIST_SIZE, 7);
+	rings_map(t, cr3, STACK_VA, STACK, STACK_SIZE, 7);
+	rings_map(t, cr3, ALIAS_VA, VARIANTS, ZERO - VARIANTS, 7);
+	rings_map(t, cr3, NX_VA, PROGRAM, 0x1000, NX | 7);
 	return cr3;
 }
 
@@ -287,31 +258,25 @@ static uint64_t program_cr3(struct kvmtest *t)
 {
 	uint64_t cr3 = new_cr3(t);
 
-	map(t, cr3, here->base, PROGRAM, PAGES * 0x1000, here->flags);
+	rings_map(t, cr3, here->base, PROGRAM, PAGES * 0x1000, here->flags);
 	return cr3;
 }
 
+/* On stack 1. */
 static void gate(struct kvmtest *t, unsigned vector, const uint8_t *to)
 {
-	uint64_t at = KBASE + KERNEL + (to - kernel), *gate = (uint64_t *)(t->mem + IDT) + 2 * vector;
-
-	gate[0] = (at & 0xffff) | 8ull << 16 | 0xee01ull << 32 | (at >> 16 & 0xffff) << 48; /* stack 1 */
-	gate[1] = at >> 32;
+	rings_gate(t, vector, KBASE + KERNEL + (to - kernel), 3, 1);
 }
 
 static struct kvmtest open_guest(void)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 0);
-	uint64_t *gdt = (uint64_t *)(t.mem + GDT);
 
 	NEED(GUEST_LEN(code) == PAGES * 0x1000);
 	tables_used = 0;
 	kvmtest_add_vcpu(&t, 0);
 	kvmtest_set_cpuid(&t);
-	gdt[1] = 0x00af9b000000ffffull;
-	gdt[2] = 0x00cf93000000ffffull;
-	gdt[4] = 0x00cff3000000ffffull;
-	gdt[5] = 0x00affb000000ffffull;
+	rings_descriptors(&t);
 	*(uint64_t *)(t.mem + TSS + 36) = KBASE + STACK0; /* IST1 */
 	memcpy(t.mem + KERNEL, kernel, GUEST_LEN(kernel));
 	for (unsigned v = 0; v < 32; v++)
@@ -326,23 +291,13 @@ static struct kvmtest open_guest(void)
 
 static void set_state(struct kvmtest *t, uint64_t cr3)
 {
-	const unsigned cpl = here->cpl;
-	struct kvm_segment cs = { .selector = cpl ? 0x2b : 8, .dpl = cpl, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .limit = ~0u };
-	struct kvm_segment ds = { .selector = cpl ? 0x23 : 0x10, .type = 3, .dpl = cpl, .present = 1, .s = 1, .db = 1, .g = 1, .limit = ~0u };
 	struct kvm_sregs s;
 
 	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
-	s.cs = cs;
-	s.ds = s.es = s.fs = s.gs = s.ss = ds;
-	s.tr = (struct kvm_segment){ .base = KBASE + TSS, .limit = 0x67, .selector = 0x30, .type = 11, .present = 1 };
-	s.gdt.base = KBASE + GDT;
-	s.gdt.limit = 0x3f;
-	s.idt.base = KBASE + IDT;
+	rings_sregs(&s, here->cpl, cr3);
 	s.idt.limit = 0x43 * 16 - 1;
 	s.cr0 = 0x80010033;
 	s.cr4 = 0x6a0 | (cr3 & 0xfff ? 0x20000 : 0);
-	s.cr3 = cr3;
-	s.efer = 0xd00;
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
 }
 
@@ -491,7 +446,7 @@ static void test_zero(void)
 	struct kvm_regs r = begin(e_zero);
 
 	what = "return to 0";
-	map(&t, cr3, 0, ZERO, 0x1000, 7);
+	rings_map(&t, cr3, 0, ZERO, 0x1000, 7);
 	run_to_int3(&t, cr3, &r);
 	EQUAL(r.rbx, 7 * 2 * 1000);
 	r = begin(e_zero_cr3);
@@ -615,7 +570,7 @@ static void reloaded(const uint8_t *entry, const uint8_t *imm, unsigned mode)
 
 	what = mode == 1 ? "load of CR3, kept, and the page returned to" : "load of CR3 and the page returned to";
 	memcpy(t.mem + VARIANTS, code, 0x1000);
-	map(&t, other, here->base, VARIANTS, 0x1000, here->flags);
+	rings_map(&t, other, here->base, VARIANTS, 0x1000, here->flags);
 	poke(&t, PROGRAM, imm, 1);
 	poke(&t, VARIANTS, imm, 2);
 	if (mode) {
@@ -926,9 +881,9 @@ static void neighbours(unsigned nr_spaces, unsigned mode, unsigned nr_bases, uns
 		for (unsigned k = 0; k < NR_BASES; k++) {
 			m.b[s][k] = rnd(NR_VARIANTS);
 			m.d[s][k] = rnd(NR_VARIANTS);
-			map(&t, m.cr3[s], bases[k], PROGRAM, PAGES * 0x1000, 7);
-			map(&t, m.cr3[s], bases[k] + 0x1000, variant(m.b[s][k]) + 0x1000, 0x1000, 7);
-			map(&t, m.cr3[s], bases[k] + 0x3000, variant(m.d[s][k]) + 0x3000, 0x1000, 7);
+			rings_map(&t, m.cr3[s], bases[k], PROGRAM, PAGES * 0x1000, 7);
+			rings_map(&t, m.cr3[s], bases[k] + 0x1000, variant(m.b[s][k]) + 0x1000, 0x1000, 7);
+			rings_map(&t, m.cr3[s], bases[k] + 0x3000, variant(m.d[s][k]) + 0x3000, 0x1000, 7);
 		}
 	}
 	for (unsigned i = 0; i < NR_JOBS; i++) {
