@@ -50,6 +50,8 @@ FORM(f_index, "movq (%rbx,%rax,1), %rdx; movq %rdx, (%rbx,%rax,1)");
 FORM(f_index8, "movq (%rbx,%rax,8), %rdx; movq %rdx, 8(,%rax,8)");
 FORM(f_two, "movq (%rax,%rax,2), %rdx; movq %rdx, (%rax,%rax,4)");
 FORM(f_high, "mov %rax, %r13; mov %rax, %r14; mov %rax, %r15; movq (%r13), %rdx; movq %rdx, 8(%r14); movq (%r15,%rbx,8), %rdx");
+FORM(f_homed, "mov %rax, %r9; mov %rax, %r10; mov %rax, %r11; movq (%r9), %rdx; movq %rdx, 8(%r10); movq (%r11,%rbx,8), %rdx");
+FORM(f_homed2, "mov %rax, %r9; mov %rbx, %r10; mov %rdx, %r11; movq (%r9,%r10), %r11; movq %r11, 8(%r9,%r10,8)");
 FORM(f_rsp, "mov %rax, %rsp; movq (%rsp), %rdx; movq %rdx, 8(%rsp)");
 FORM(f_rbp, "mov %rax, %rbp; movq (%rbp), %rdx; movq %rdx, -8(%rbp)");
 FORM(f_addr32, "movq (%eax), %rdx; movq %rdx, 4(%eax,%ebx,4)");
@@ -93,7 +95,7 @@ static const struct {
 } forms[] = {
 #define F(name) { #name, name, name##_end }
 	F(f_load8), F(f_load16), F(f_load32), F(f_load64), F(f_store8), F(f_store16), F(f_store32), F(f_store64),
-	F(f_store_imm), F(f_disp8), F(f_disp32), F(f_index), F(f_index8), F(f_two), F(f_high), F(f_rsp), F(f_rbp),
+	F(f_store_imm), F(f_disp8), F(f_disp32), F(f_index), F(f_index8), F(f_two), F(f_high), F(f_homed), F(f_homed2), F(f_rsp), F(f_rbp),
 	F(f_addr32), F(f_abs), F(f_rip), F(f_fs), F(f_push), F(f_push_mem), F(f_pop), F(f_pop_mem), F(f_pushf),
 	F(f_leave), F(f_enter), F(f_call), F(f_ret), F(f_jump), F(f_jump_mem), F(f_call_mem), F(f_rmw), F(f_locked),
 	F(f_cmpxchg), F(f_bits), F(f_string), F(f_string_back), F(f_stos), F(f_scas), F(f_xlat), F(f_vector),

@@ -24,9 +24,9 @@ GUEST_CODE(downwards, "lea (%rsi,%rcx,8), %rsi; 1: sub $8, %rsi; add (%rsi), %rb
 GUEST_CODE(index_up, "1: add (%rsi,%rdi,8), %rbx; inc %rdi; cmp %rcx, %rdi; jne 1b; hlt");
 GUEST_CODE(index_down, "1: add -8(%rsi,%rcx,8), %rbx; lea -1(%rcx), %rcx; test %rcx, %rcx; jnz 1b; hlt");
 GUEST_CODE(from_minus, "lea (%rsi,%rcx,8), %rsi; sub %rcx, %rdi; 1: add (%rsi,%rdi,8), %rbx; inc %rdi; jnz 1b; hlt");
-GUEST_CODE(homed, "mov %rsi, %r13; mov %rdi, %r14; mov %rcx, %r15; mov %rdi, %r8\n"
-		  "1: add (%r13,%r14,8), %r8; add $1, %r14; cmp %r15, %r14; jne 1b; mov %r8, %rbx; hlt");
-GUEST_CODE(one_homed, "mov %rsi, %r13; 1: add (%r13), %rbx; add $8, %r13; dec %rcx; jnz 1b; hlt");
+GUEST_CODE(homed, "mov %rsi, %r9; mov %rdi, %r10; mov %rcx, %r11; mov %rdi, %r8\n"
+		  "1: add (%r9,%r10,8), %r8; add $1, %r10; cmp %r11, %r10; jne 1b; mov %r8, %rbx; hlt");
+GUEST_CODE(one_homed, "mov %rsi, %r9; 1: add (%r9), %rbx; add $8, %r9; dec %rcx; jnz 1b; hlt");
 GUEST_CODE(no_base, "shr $3, %rsi; 1: add (,%rsi,8), %rbx; inc %rsi; dec %rcx; jnz 1b; hlt");
 GUEST_CODE(test_first, "1: cmp %rcx, %rdi; je 2f; add (%rsi,%rdi,8), %rbx; inc %rdi; jmp 1b; 2: hlt");
 GUEST_CODE(by_fs, "lea -0x200000(%rsi), %rsi; 1: add %fs:(%rsi), %rbx; add $8, %rsi; dec %rcx; jnz 1b; hlt");

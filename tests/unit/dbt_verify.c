@@ -239,8 +239,8 @@ static void constant_address(void)
 
 static void frame(void)
 {
-	put_load(e, RAX, SLOT(FRAME_R13));
-	put_store(e, SLOT(FRAME_R13 + 16), RAX);
+	put_load(e, RAX, SLOT(FRAME_R9));
+	put_store(e, SLOT(FRAME_R9 + 16), RAX);
 }
 
 static void vcpu_fields(void)
@@ -704,7 +704,7 @@ static void leaked_by_row_of_site(void)
 static void leaked_slot(void)
 {
 	check(8, 8, false);
-	put_store(e, SLOT(FRAME_R13), T1);
+	put_store(e, SLOT(FRAME_R9), T1);
 }
 
 static void leaked_memory(void)
@@ -1162,7 +1162,7 @@ static void code_in_register(void)
 static void code_in_slot(void)
 {
 	lea_cold();
-	put_store(e, SLOT(FRAME_R13), T0);
+	put_store(e, SLOT(FRAME_R9), T0);
 }
 
 static void code_in_memory(void)

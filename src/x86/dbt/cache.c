@@ -530,7 +530,7 @@ static bool fault_handler(int sig, siginfo_t *info, ucontext_t *uc)
 	if (sig == SIGURG)
 		d->abort_access = true;
 	if (row->stub & FAULT_SITE) {
-		gregs[REG_R14] = row->stub & FAULT_STUB; /* T0 */
+		gregs[REG_R10] = row->stub & FAULT_STUB; /* T0 */
 		gregs[REG_RIP] = (greg_t)(d->mem.rx + d->slow_on);
 	} else {
 		gregs[REG_RIP] = (greg_t)(d->mem.rx + (row->stub & FAULT_STUB));

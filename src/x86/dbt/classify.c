@@ -26,7 +26,7 @@ static bool note_gpr(struct tinsn *t, const ZydisDecodedOperand *op, u8 r)
 {
 	if (r == RSP && op->encoding == ZYDIS_OPERAND_ENCODING_NONE)
 		return false;
-	if (r < R13)
+	if (!is_homed(r))
 		return true;
 	for (unsigned i = 0; i < t->nr_homed; i++) {
 		if (t->homed[i] == r) {

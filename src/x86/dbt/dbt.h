@@ -4,9 +4,9 @@
  * has the whole picture; this is what its files share.
  *
  * Host registers in translated code:
- *	rax rcx rdx rbx rbp rsi rdi r8-r12	the guest's registers of these names
- *	r13					the guest's rsp
- *	r14, r15 (T0, T1)			scratch; guest r13-r15 live in the frame
+ *	rax rcx rdx rbx rbp rsi rdi r8 r12-r15	the guest's registers of these names
+ *	r9					the guest's rsp
+ *	r10, r11 (T0, T1)			scratch; guest r9-r11 live in the frame: compilers use them least
  *	rsp					our own stack: struct dbt_frame by offset
  *	gs base					struct mmu: TLB tags and jump tables
  * Guest flags are in the host's flags, or in the frame's slot, or both, or dead;
@@ -20,9 +20,9 @@
 #include "x86/decode/decode.h"
 #include "x86/interp/insn.h"
 
-#define T0 R14
-#define T1 R15
-#define GUEST_RSP R13
+#define T0 R10
+#define T1 R11
+#define GUEST_RSP R9
 
 /* Offsets from rsp in translated code. */
 enum dbt_frame {
@@ -30,7 +30,7 @@ enum dbt_frame {
 	FRAME_FLAGS = 8,	/* u16: AL = OF, AH = SF ZF AF PF CF as LAHF has them */
 	FRAME_X87 = 10,		/* u8: guest x87 registers are in the host's, as fpu.x87_live says */
 	FRAME_VEC = 12,		/* u8: guest vector registers are in the host's */
-	FRAME_R13 = 16,		/* guest r13, r14, r15 */
+	FRAME_R9 = 16,		/* guest r9, r10, r11 */
 	FRAME_PAGE = 40,	/* relative blocks: the address of the page that the block is on. As if it were r16 */
 	FRAME_FS = 48,		/* copies of the FS and GS bases */
 	FRAME_GS = 56,
@@ -45,6 +45,8 @@ enum dbt_frame {
 	FRAME_SIZE = 168,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
+/* Where the guest's register is, which is one of r9 to r11. */
+#define HOME(guest) SLOT(FRAME_R9 + 8 * ((guest) - R9))
 
 /* An instruction that may have to be executed by its C handler. */
 struct dbt_site {

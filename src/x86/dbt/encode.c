@@ -22,7 +22,7 @@ static u8 renamed(const ZydisDecodedOperand *op, bool exchanged, bool *high8)
 	*high8 &= !exchanged;
 	if (r == INSN_NOREG || *high8)
 		return NOREG;
-	return r == RSP ? GUEST_RSP : r >= R13 ? HOMED | (r - R13) : r;
+	return r == RSP ? GUEST_RSP : r >= R9 && r <= R11 ? HOMED | (r - R9) : r;
 }
 
 static void set_fields(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, u8 r, u8 b)

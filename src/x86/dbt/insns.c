@@ -69,8 +69,8 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	if (t->needs)
 		flags_to_host(tr);
 	for (unsigned i = 0; i < t->nr_homed; i++) {
-		h.home[t->homed[i] - R13] = t->mem ? tmp : temps[i];
-		put_load(tr->e, h.home[t->homed[i] - R13], SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)));
+		h.home[t->homed[i] - R9] = t->mem ? tmp : temps[i];
+		put_load(tr->e, h.home[t->homed[i] - R9], HOME(t->homed[i]));
 	}
 	if (t->high8)
 		exchange_for(tr, t, &h.mem, c);
@@ -82,7 +82,7 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 		put_exchange(tr->e, t->high8);
 	for (unsigned i = 0; i < t->nr_homed; i++)
 		if (t->homed_written[i])
-			put_store(tr->e, SLOT(FRAME_R13 + 8 * (t->homed[i] - R13)), h.home[t->homed[i] - R13]);
+			put_store(tr->e, HOME(t->homed[i]), h.home[t->homed[i] - R9]);
 	if (t->writes) {
 		tr->host = true;
 		tr->slot = false;
@@ -116,7 +116,7 @@ static void emit_lea(struct trans *tr, struct tinsn *t)
 		put_rm(e, narrow ? W4 : W8, 0x8d, host, m);
 	}
 	if (is_homed(dst))
-		put_store(e, SLOT(FRAME_R13 + 8 * (dst - R13)), T0);
+		put_store(e, HOME(dst), T0);
 }
 
 static void put_rflags_bits(struct trans *tr, u32 set, u32 clear)

@@ -65,7 +65,7 @@ void emit_pop(struct trans *tr, struct tinsn *t)
 	if (r != RSP)
 		put_add_rsp(tr, word(tr));
 	if (is_homed(r))
-		put_store(e, SLOT(FRAME_R13 + 8 * (r - R13)), T0);
+		put_store(e, HOME(r), T0);
 	slow_end(tr, c, t->live_after);
 }
 

@@ -4,7 +4,7 @@
  * ways in, ways out, and the call of a C handler from the middle of a block.
  *
  *  1. Between blocks and C the whole state goes through struct vcpu: the frame's
- *     copies (r13-r15, flags, segment bases) are made on the way in.
+ *     copies (r9-r11, flags, segment bases) are made on the way in.
  *  2. Vector registers of the guest are loaded at the first vector instruction of a
  *     stay in translated code (FRAME_VEC). Calls of handlers store them and load them
  *     again; leaving stores them.
@@ -20,7 +20,7 @@
 /* The guest registers that have a host register. */
 static const u8 live[][2] = { /* guest, host */
 	{ RAX, RAX }, { RCX, RCX }, { RDX, RDX }, { RBX, RBX }, { RBP, RBP }, { RSI, RSI }, { RDI, RDI },
-	{ R8, R8 }, { R9, R9 }, { R10, R10 }, { R11, R11 }, { R12, R12 }, { RSP, GUEST_RSP },
+	{ R8, R8 }, { R12, R12 }, { R13, R13 }, { R14, R14 }, { R15, R15 }, { RSP, GUEST_RSP },
 };
 
 /* vmovdqu ymm or movups xmm, [base + disp] */
@@ -151,8 +151,8 @@ static void put_spill(struct emit *e, s32 off)
 	for (unsigned i = 0; i < ARRAY_SIZE(live); i++)
 		put_store(e, MEM_BASE(T1, VCPU_REG(live[i][0])), live[i][1]);
 	for (unsigned i = 0; i < 3; i++) {
-		put_load(e, RAX, SLOT(off + FRAME_R13 + 8 * i));
-		put_store(e, MEM_BASE(T1, VCPU_REG(R13 + i)), RAX);
+		put_load(e, RAX, SLOT(off + FRAME_R9 + 8 * i));
+		put_store(e, MEM_BASE(T1, VCPU_REG(R9 + i)), RAX);
 	}
 	put_load(e, RAX, SLOT(off + FRAME_PAGE));
 	put_store(e, MEM_BASE(T1, VCPU(block_page)), RAX);
@@ -185,8 +185,8 @@ static void put_reload(struct emit *e, s32 off)
 	put_load(e, RAX, MEM_BASE(T1, VCPU(seg[SEG_GS].base)));
 	put_store(e, SLOT(off + FRAME_GS), RAX);
 	for (unsigned i = 0; i < 3; i++) {
-		put_load(e, RAX, MEM_BASE(T1, VCPU_REG(R13 + i)));
-		put_store(e, SLOT(off + FRAME_R13 + 8 * i), RAX);
+		put_load(e, RAX, MEM_BASE(T1, VCPU_REG(R9 + i)));
+		put_store(e, SLOT(off + FRAME_R9 + 8 * i), RAX);
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(live); i++)
 		put_load(e, live[i][1], MEM_BASE(T1, VCPU_REG(live[i][0])));
@@ -270,13 +270,14 @@ static void emit_return_none(struct dbt *d)
 	put_leave(e);
 }
 
-/* fn(vcpu, site); T1 = vcpu, T0 = site */
-static void put_site_call(struct emit *e, const void *fn)
+/* fn(vcpu, site); T1 = vcpu before and after, T0 = site. rsp is pad below the frame. */
+static void put_site_call(struct emit *e, const void *fn, s32 pad)
 {
 	put_mov(e, RDI, T1);
 	put_rr(e, W4, 0x89, T0, RSI);
 	put_mov_imm(e, RAX, (u64)fn);
 	put_rr(e, W4, 0xff, 2, RAX); /* call */
+	put_load(e, T1, SLOT(pad + FRAME_VCPU));
 }
 
 /* Called: T0 = site index. Comes back with everything reloaded, or leaves. */
@@ -288,7 +289,7 @@ static void emit_slow(struct dbt *d)
 	d->slow = e->at;
 	put_spill(e, 8);
 	put_alu_imm(e, W8, 5, RSP, 8);
-	put_site_call(e, dbt_call_insn);
+	put_site_call(e, dbt_call_insn, 16);
 	put_alu_imm(e, W8, 0, RSP, 8);
 	put_rr(e, W4, 0x85, RAX, RAX);
 	leave = put_jcc_later(e, CC_NE);
@@ -309,7 +310,7 @@ static void emit_slow_on(struct dbt *d)
 
 	d->slow_on = e->at;
 	put_spill(e, 0);
-	put_site_call(e, dbt_call_insn_on);
+	put_site_call(e, dbt_call_insn_on, 0);
 	put_rr(e, W8, 0x85, RAX, RAX);
 	leave = put_jcc_later(e, CC_E);
 	put_store(e, SLOT(FRAME_TMP0), RAX);
@@ -352,6 +353,7 @@ static void emit_load_x87(struct dbt *d)
 	put_mov_imm(e, RAX, (u64)dbt_load_x87);
 	put_rr(e, W4, 0xff, 2, RAX); /* call */
 	put_alu_imm(e, W8, 0, RSP, 8);
+	put_load(e, T1, SLOT(8 + FRAME_VCPU));
 	put_vectors_if_live(e, false, 8);
 	put_reload(e, 8);
 	patch_rel32(e, live, e->at);

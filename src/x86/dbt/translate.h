@@ -27,7 +27,7 @@ struct tinsn {
 	bool relative;			/* rip is in the page */
 	bool excluded;			/* from comparison with the interpreter (diff.c) */
 	bool x87, x87_pointers;		/* needs x87 or MMX registers; changes the pointers to instruction and operand */
-	u8 homed[3], nr_homed;		/* guest r13-r15 that are operands (not address) */
+	u8 homed[3], nr_homed;		/* guest r9-r11 that are operands (not address) */
 	bool homed_written[3];
 	const ZydisDecodedOperand *mem;
 	u8 mem_size;			/* its bytes */
@@ -47,7 +47,6 @@ struct tinsn {
 
 /* The address of the page that a relative block is on, as if it were a register of the guest's. */
 #define PAGE_REG 16
-static_assert(FRAME_PAGE == FRAME_R13 + 8 * (PAGE_REG - R13), "found as r13 to r15 are");
 
 /* An address: guest registers, constant, base of a segment. */
 struct ea {
@@ -248,7 +247,7 @@ static inline s32 jump_entry(unsigned ctx, u64 i, size_t field)
 
 static inline bool is_homed(u8 guest)
 {
-	return guest != NOREG && guest >= R13;
+	return (guest >= R9 && guest <= R11) || guest == PAGE_REG;
 }
 
 /* A guest register's value in a host register: its own, or tmp. */
@@ -256,7 +255,7 @@ static inline u8 gpr_to_host(struct emit *e, u8 guest, u8 tmp)
 {
 	if (!is_homed(guest))
 		return guest == RSP ? GUEST_RSP : guest;
-	put_load(e, tmp, SLOT(FRAME_R13 + 8 * (guest - R13)));
+	put_load(e, tmp, guest == PAGE_REG ? SLOT(FRAME_PAGE) : HOME(guest));
 	return tmp;
 }
 

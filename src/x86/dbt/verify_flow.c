@@ -41,7 +41,7 @@ static bool nothing_leaks(struct dbt_verifier *v)
 		if (r != RSP && r != T0 && r != T1 && is_secret(&s->reg[r]))
 			return refuse(v, "address of the host's in a guest register");
 	for (unsigned i = 0; i < 4; i++) /* FRAME_PAGE included */
-		if (is_secret(&s->slot[FRAME_R13 / 8 + i]))
+		if (is_secret(&s->slot[FRAME_R9 / 8 + i]))
 			return refuse(v, "address of the host's in a guest register's slot");
 	return true;
 }
@@ -60,8 +60,8 @@ static void forget_reg(struct state *s, u8 r)
 {
 	if (r == RSP)
 		s->reg[GUEST_RSP] = any;
-	else if (r >= R13)
-		s->slot[FRAME_R13 / 8 + r - R13] = any;
+	else if (r >= R9 && r <= R11)
+		s->slot[FRAME_R9 / 8 + r - R9] = any;
 	else
 		s->reg[r] = any;
 }

@@ -207,10 +207,10 @@ static inline bool is_place(const struct value *x)
 	return x->kind == SHIFTED || x->kind == INDEX || x->kind == OFFSET || x->kind == TAG;
 }
 
-/* Of r13 to r15. */
+/* Of r9 to r11. */
 static inline bool is_guest_slot(s64 at)
 {
-	return at >= FRAME_R13 && at < FRAME_R13 + 24;
+	return at >= FRAME_R9 && at < FRAME_R9 + 24;
 }
 
 /* All bits that may be set. */

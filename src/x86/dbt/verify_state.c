@@ -277,7 +277,7 @@ void state_meet(struct dbt_verifier *v, struct label *l, const struct state *s)
 		if (r != T0 && r != T1)
 			anchor_add(&m, &in->reg[r], &s->reg[r], r);
 	for (unsigned i = 0; i < 3; i++)
-		anchor_add(&m, &in->slot[FRAME_R13 / 8 + i], &s->slot[FRAME_R13 / 8 + i], IN_SLOT + FRAME_R13 / 8 + i);
+		anchor_add(&m, &in->slot[FRAME_R9 / 8 + i], &s->slot[FRAME_R9 / 8 + i], IN_SLOT + FRAME_R9 / 8 + i);
 	anchor_add_failed(&m, &in->reg[T0], &s->reg[T0]);
 	for (unsigned r = 0; r < 16; r++)
 		value_meet(&m, &in->reg[r], &s->reg[r], &changed);
