@@ -22,20 +22,36 @@ static const u8 allowed[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 
 /* ---- copied ------------------------------------------------------------------------------------ */
 
+/* All of a register becomes something that does not depend on what it was. */
+static bool overwrites(const struct tinsn *t, const ZydisDecodedOperand *op)
+{
+	switch (t->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+		return op == &t->ops[0] && op->size >= 32;
+	case ZYDIS_MNEMONIC_XOR:
+		return op->size >= 32 && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		       t->ops[0].reg.value == t->ops[1].reg.value;
+	default:
+		return false;
+	}
+}
+
 static bool note_gpr(struct tinsn *t, const ZydisDecodedOperand *op, u8 r)
 {
+	unsigned i = 0;
+
 	if (r == RSP && op->encoding == ZYDIS_OPERAND_ENCODING_NONE)
 		return false;
 	if (!is_homed(r))
 		return true;
-	for (unsigned i = 0; i < t->nr_homed; i++) {
-		if (t->homed[i] == r) {
-			t->homed_written[i] |= !!(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
-			return true;
-		}
-	}
-	t->homed[t->nr_homed] = r;
-	t->homed_written[t->nr_homed++] = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	while (i < t->nr_homed && t->homed[i] != r)
+		i++;
+	if (i == t->nr_homed)
+		t->homed[t->nr_homed++] = r;
+	if (!overwrites(t, op))
+		t->homed_read |= BIT(i);
+	if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		t->homed_written |= BIT(i);
 	return true;
 }
 

@@ -356,18 +356,22 @@ struct encoding {
 	u8 opcode[3];
 	u8 rex_w, mod, reg, rm, opcode_reg, vvvv;
 	u8 tail, len;		/* where what follows the address bytes is in the instruction */
-	bool has_modrm, has_opcode_reg, vex, high8, wants_rex;
+	bool has_modrm, has_opcode_reg, vex;
+	bool high8 : 1, wants_rex : 1;
+	bool from_home : 1;	/* rm is one of r9 to r11, and may be its slot of the frame instead of a register */
 };
 struct hins {
 	const struct encoding *encoding;
 	const u8 *bytes;
-	u8 home[3];		/* where guest r13, r14, r15 are for this instruction */
+	u8 home[3];		/* where guest r9, r10, r11 are for this instruction */
 	bool has_mem;
 	struct hmem mem;
 };
 /* False: cannot be encoded. */
 bool dbt_plan_encoding(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, const u8 *bytes,
 		       bool int_class);
+/* The register of n, as the guest numbers them, that is its slot of the frame; NOREG: none. */
+u8 dbt_encoding_home(const struct encoding *n);
 /* Put the guest's instruction with its registers and memory operand replaced. False: cannot be encoded. */
 bool dbt_encode(struct emit *e, const struct hins *h);
 

@@ -104,6 +104,67 @@ static void set_prefixes(struct encoding *n, const ZydisDecodedInstruction *zi, 
 		n->before[n->nr_before++] = 0xf0;
 }
 
+/* Which of reg and rm is written is a bit of the opcode: MOV and eight others. */
+static bool has_direction(const ZydisDecodedInstruction *zi)
+{
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	       ((zi->opcode & 0xfc) == 0x88 || (zi->opcode < 0x40 && (zi->opcode & 7) < 4));
+}
+
+enum use { NOT_KNOWN, READ, WRITTEN };
+
+/* What a register in rm is to an instruction that would do the same to memory. */
+static enum use use_of_rm(const ZydisDecodedInstruction *zi)
+{
+	if (has_direction(zi))
+		return zi->mnemonic != ZYDIS_MNEMONIC_CMP && !(zi->opcode & 2) ? WRITTEN : READ;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_CMOVB: case ZYDIS_MNEMONIC_CMOVBE: case ZYDIS_MNEMONIC_CMOVNB: case ZYDIS_MNEMONIC_CMOVNBE:
+	case ZYDIS_MNEMONIC_CMOVL: case ZYDIS_MNEMONIC_CMOVLE: case ZYDIS_MNEMONIC_CMOVNL: case ZYDIS_MNEMONIC_CMOVNLE:
+	case ZYDIS_MNEMONIC_CMOVZ: case ZYDIS_MNEMONIC_CMOVNZ: case ZYDIS_MNEMONIC_CMOVS: case ZYDIS_MNEMONIC_CMOVNS:
+		return READ;
+	case ZYDIS_MNEMONIC_IMUL:
+		return zi->operand_count_visible > 1 ? READ : NOT_KNOWN;
+	case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_NEG: case ZYDIS_MNEMONIC_NOT: case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+		return WRITTEN;
+	default:
+		return NOT_KNOWN;
+	}
+}
+
+/*
+ * A register that is in the frame may be an operand in memory: one instruction instead of two or three. Not if less than all of it
+ * is written: 32 bits clear the rest of a register, and whoever loads all of it next would wait for a narrower store.
+ */
+static void plan_home(struct encoding *n, const ZydisDecodedInstruction *zi, u8 *opcode)
+{
+	const bool wide = zi->operand_width == 64, read = zi->mnemonic == ZYDIS_MNEMONIC_CMP;
+	enum use rm = use_of_rm(zi);
+
+	if (!n->has_modrm || n->mod != 3 || n->high8 || n->reg == n->rm || rm == NOT_KNOWN)
+		return;
+	if ((n->rm & HOMED) && (rm == READ || wide)) {
+		n->from_home = true;
+	} else if ((n->reg & HOMED) && has_direction(zi) && (read || rm == WRITTEN || wide)) {
+		u8 reg = n->reg;
+
+		n->reg = n->rm;
+		n->rm = reg;
+		*opcode ^= 2;
+		n->from_home = true;
+	}
+}
+
+u8 dbt_encoding_home(const struct encoding *n)
+{
+	return n->from_home ? R9 + (n->rm & 3) : NOREG;
+}
+
 static bool plan_legacy(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool int_class)
 {
 	bool has_rex = zi->attributes & ZYDIS_ATTRIB_HAS_REX;
@@ -112,6 +173,8 @@ static bool plan_legacy(struct encoding *n, const ZydisDecodedInstruction *zi, c
 	set_prefixes(n, zi, int_class && zi->operand_width == 16 && zi->mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B);
 	set_fields(n, zi, ops, has_rex && zi->raw.rex.R, has_rex && zi->raw.rex.B);
 	opcode = widen_opcode32(zi, n);
+	if (opcode == zi->opcode)
+		plan_home(n, zi, &opcode);
 	n->rex_w = (has_rex && zi->raw.rex.W) << 3;
 	/* SPL to DIL exist only with a prefix. */
 	n->wants_rex = has_rex && !n->high8;

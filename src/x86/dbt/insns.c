@@ -44,6 +44,7 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 {
 	struct hins h = { .encoding = &t->encoding, .bytes = t->bytes };
 	static const u8 temps[2] = { T0, T1 };
+	const u8 in_place = dbt_encoding_home(&t->encoding);
 	struct cold *c = NULL;
 	u8 tmp = T0;
 
@@ -69,8 +70,15 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	if (t->needs)
 		flags_to_host(tr);
 	for (unsigned i = 0; i < t->nr_homed; i++) {
+		if (t->homed[i] == in_place)
+			continue;
 		h.home[t->homed[i] - R9] = t->mem ? tmp : temps[i];
-		put_load(tr->e, h.home[t->homed[i] - R9], HOME(t->homed[i]));
+		if (t->homed_read & BIT(i))
+			put_load(tr->e, h.home[t->homed[i] - R9], HOME(t->homed[i]));
+	}
+	if (in_place != NOREG) {
+		h.mem = HOME(in_place);
+		h.has_mem = true;
 	}
 	if (t->high8)
 		exchange_for(tr, t, &h.mem, c);
@@ -81,7 +89,7 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	if (t->high8)
 		put_exchange(tr->e, t->high8);
 	for (unsigned i = 0; i < t->nr_homed; i++)
-		if (t->homed_written[i])
+		if ((t->homed_written & BIT(i)) && t->homed[i] != in_place)
 			put_store(tr->e, HOME(t->homed[i]), h.home[t->homed[i] - R9]);
 	if (t->writes) {
 		tr->host = true;

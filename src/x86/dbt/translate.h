@@ -28,7 +28,7 @@ struct tinsn {
 	bool excluded;			/* from comparison with the interpreter (diff.c) */
 	bool x87, x87_pointers;		/* needs x87 or MMX registers; changes the pointers to instruction and operand */
 	u8 homed[3], nr_homed;		/* guest r9-r11 that are operands (not address) */
-	bool homed_written[3];
+	u8 homed_read, homed_written;	/* bits, by their place in homed[] */
 	const ZydisDecodedOperand *mem;
 	u8 mem_size;			/* its bytes */
 	bool mem_write;

@@ -89,6 +89,10 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 			break;
 		adopt_constant(&y, &x);
 		return value_sub(&x, &y);
+	case ZYDIS_MNEMONIC_XOR:
+		if (v->ops[1].type != ZYDIS_OPERAND_TYPE_REGISTER || v->ops[0].reg.value != v->ops[1].reg.value)
+			break;
+		return constant(0);
 	case ZYDIS_MNEMONIC_AND:
 		if (y.kind != CONST)
 			break;
@@ -154,6 +158,25 @@ static void set_flags(struct dbt_verifier *v, const struct operand *mem)
 	}
 }
 
+/* What becomes of x, which a slot of the frame has. */
+static struct value slot_result(struct dbt_verifier *v, const struct value *x)
+{
+	const ZydisDecodedOperand *op = &v->ops[1];
+	struct value at = as_address(x), y = any;
+
+	if (is_secret(x))
+		return secret;
+	if (v->zi.operand_count_visible == 2 && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		y = source_value(v, op, NULL);
+	switch (v->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_INC: return add_constant(&at, 1);
+	case ZYDIS_MNEMONIC_DEC: return add_constant(&at, -1);
+	case ZYDIS_MNEMONIC_ADD: return y.kind == CONST ? add_constant(&at, y.a) : any;
+	case ZYDIS_MNEMONIC_SUB: return y.kind == CONST ? add_constant(&at, -y.a) : any;
+	default: return any;
+	}
+}
+
 /* Secrets may be kept in the frame's scratch slots, nowhere else. */
 static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const struct operand *mem)
 {
@@ -166,6 +189,8 @@ static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const s
 			s->slot[i] = leaks ? secret : any;
 		if (whole)
 			s->slot[mem->at / 8] = source_value(v, &v->ops[1], mem);
+		else if (op->size == 64 && mem->at % 8 == 0 && !leaks)
+			s->slot[mem->at / 8] = slot_result(v, &mem->value);
 		if (is_guest_slot(mem->at) && is_place(&s->slot[mem->at / 8]))
 			s->slot[mem->at / 8] = any;
 		return true;
@@ -181,6 +206,12 @@ static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const s
 			return refuse(v, "address of the host's is stored");
 	}
 	return true;
+}
+
+/* What the register was has no say in what it becomes. */
+static bool is_move(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_MOV || m == ZYDIS_MNEMONIC_MOVZX || m == ZYDIS_MNEMONIC_MOVSX || m == ZYDIS_MNEMONIC_MOVSXD;
 }
 
 static void write_registers(struct dbt_verifier *v, const struct operand *mem)
@@ -201,7 +232,7 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 			first = v->zi.operand_width == 64 && v->zi.address_width == 64 ? operand_address(v, &v->ops[1]) :
 				leaks ? secret : any;
 		else if (v->zi.operand_count_visible == 2)
-			first = result(v, first_reg, v->zi.mnemonic == ZYDIS_MNEMONIC_MOV ? any : *reg_get(v, first_reg), y);
+			first = result(v, first_reg, is_move(v->zi.mnemonic) ? any : *reg_get(v, first_reg), y);
 		else
 			first = leaks ? secret : any;
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
