@@ -10,6 +10,8 @@
  *     this vCPU. Everything else takes the slow path.
  *  3. A host pointer from the TLB is used before the next boundary, and only
  *     through the accessors of host/access.h or a thunk, which survive faults.
+ *  4. The stack's entry of a TLB (stack_tag) is a copy of one with a write tag, for reads and writes. Whatever takes write tags away
+ *     takes it away, too; it outlives its original only when that makes room for another page.
  *
  * Tags are stored negated: tag + va is the offset in the page when the page
  * matches, so one unsigned compare with PAGE_SIZE - size tests tag, page
@@ -43,6 +45,8 @@ struct tlb {
 	u64 read[TLB_ENTRIES];
 	u64 write[TLB_ENTRIES];
 	s64 delta[TLB_ENTRIES];		/* host address - va */
+	u64 stack_tag;			/* translated code's: the page that the stack was on lately, or TLB_INVALID... */
+	s64 stack_delta;		/* ...as it was copied from above (dbt/refill.c) */
 	u32 fetch_generation;		/* bumped by every flush: cached rip -> block mappings are stale */
 	u32 nr_used;			/* entries of used[]; TLB_USED_MAX: too many, look at everything */
 #define TLB_USED_MAX 1024

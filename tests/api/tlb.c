@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the software TLB must not make slow, by the counters: two pages that share a place in it, pages that held code
- * once, code on pages that nobody stores to. And what its second level must not remember: mappings and permissions that are gone, pages that hold code now.
+ * once, code on pages that nobody stores to. And what its second level and its entry for the stack must not remember: mappings and
+ * permissions that are gone, pages that hold code now, or whose stores are to be noticed.
  */
 #include "both.h"
 
@@ -34,6 +35,24 @@ GUEST_CODE(reuse, "call *%rdi; mov $100000, %ecx; 1: mov %ecx, %eax; and $0x7f8,
 /* 256 functions, a page each, that nobody has stored to; stores to 64 other pages before each call. */
 GUEST_CODE(new_code, "mov $256, %ecx; 1: mov %rsi, %r10; mov $64, %eax; 2: mov %rax, (%r10); add $0x1000, %r10; dec %eax; jnz 2b\n"
 		     "call *%rdi; add $0x1000, %rdi; dec %ecx; jnz 1b; hlt");
+
+/* The stack is in B, and A in its way; then something happens to B. */
+#define STACK_IN_B "lea 0x800(%rdi), %rsp; mov $100, %ecx; 1: push %rsi; mov (%rsi), %rax; mov %rax, 8(%rsi); pop %rax; dec %ecx; jnz 1b\n"
+GUEST_CODE(stack_stays, "lea 0x800(%rdi), %rsp; mov $100000, %ecx; 1: push %rcx; mov (%rsi), %rax; mov %rax, 8(%rsi); pop %rdx\n"
+			"add %rdx, %rbx; dec %ecx; jnz 1b; hlt");
+GUEST_CODE(two_stacks, "lea 0x800(%rdi), %r10; lea 0x800(%rsi), %r11; mov $100000, %ecx\n"
+		       "1: mov %r10, %rsp; push %rcx; pop %rdx; add %rdx, %rbx; mov %r11, %rsp; push %rcx; pop %rdx; dec %ecx; jnz 1b; hlt");
+GUEST_CODE(stack_remap, STACK_IN_B "mov %r8, (%r9); invlpg (%rdi); push %rdi; mov 8(%rsp), %rbx; hlt");
+GUEST_CODE(stack_reload, STACK_IN_B "mov %r8, (%r9); mov %cr3, %rax; mov %rax, %cr3; push %rdi; mov 8(%rsp), %rbx; hlt");
+/* What a fault pushes is not on the page. */
+GUEST_CODE(stack_protect, "mov %rdi, %rsp; mov $100, %ecx; 1: mov %rcx, (%rsp); mov %rcx, 8(%rsp); dec %ecx; jnz 1b\n"
+			  "mov %r8, (%r9); invlpg (%rdi); mov (%rsp), %rbx; mov %rdi, (%rsp); hlt");
+GUEST_CODE(stack_logged, STACK_IN_B "hlt");
+GUEST_CODE(stack_read, "mov $100, %ecx; 1: mov %rdi, %rsp; pop %rax; mov 0xff4(%rsp), %rdx; add %rax, %rbx; add %rdx, %rbx; dec %ecx; jnz 1b; hlt");
+/* A function in the page of the stack, changed by a push: as `changes`. */
+GUEST_CODE(stack_changes, "mov $0xc300000000, %r11; lea 0x100(%rdi), %r12; mov $1000, %ecx\n"
+			  "1: lea 0x800(%rdi), %rsp; mov $20, %eax; 2: push %rax; pop %rbp; dec %eax; jnz 2b; call *%r12; add %rdx, %r10\n"
+			  "lea 0x109(%rdi), %rsp; mov %rcx, %rax; or %r11, %rax; push %rax; dec %ecx; jnz 1b; hlt");
 
 static struct kvmtest open_guest(const uint8_t *code, size_t len)
 {
@@ -166,8 +185,100 @@ static void test_new_code(void)
 	kvmtest_done(&t);
 }
 
+/* Neither what is in the way of the stack's page nor another stack costs a call. */
+static void test_stack_stays(void)
+{
+	struct kvmtest t = OPEN(stack_stays);
+	long long calls = kvmtest_stat(t.vcpu, "dbt_slow_calls"), refills = kvmtest_stat(t.vcpu, "dbt_refills");
+
+	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	if (counters_tell()) {
+		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
+		CHECK(kvmtest_stat(t.vcpu, "dbt_refills") - refills < FEW);
+	}
+	kvmtest_done(&t);
+	t = OPEN(two_stacks);
+	calls = kvmtest_stat(t.vcpu, "dbt_slow_calls");
+	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	if (counters_tell())
+		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
+	kvmtest_done(&t);
+}
+
+/* What is pushed afterwards is in the other page, and what was there is read. */
+static void check_stack_moves(struct kvmtest t)
+{
+	*(uint64_t *)(t.mem + OTHER + 0x800) = 11;
+	for (unsigned i = 0; i < 2; i++) {
+		*(uint64_t *)(t.mem + OTHER + 0x7f8) = 0;
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x67;
+		CHECK_EQ(run(&t, OTHER | 0x67).rbx, 11);
+		CHECK_EQ(*(uint64_t *)(t.mem + B + 0x7f8), A);
+		CHECK_EQ(*(uint64_t *)(t.mem + OTHER + 0x7f8), B);
+	}
+	kvmtest_done(&t);
+}
+
+static void test_stack_gone(void)
+{
+	struct kvmtest t;
+
+	check_stack_moves(OPEN(stack_remap));
+	check_stack_moves(OPEN(stack_reload));
+	t = OPEN(stack_protect);
+	for (unsigned i = 0; i < 2; i++) {
+		struct kvm_regs r;
+
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x67;
+		r = run(&t, B | 0x65);
+		CHECK_EQ(r.rip, HANDLER + 1);
+		CHECK_EQ(r.rbx, 1);
+		CHECK_EQ(*(uint64_t *)(t.mem + B), 1);
+	}
+	kvmtest_done(&t);
+	t = OPEN(stack_changes);
+	memcpy(t.mem + B + 0x100, function, sizeof(function));
+	CHECK_EQ(run(&t, 0).r10, 1000 * 1001 / 2 - 1);
+	kvmtest_done(&t);
+}
+
+/* A page that cannot be stored to, and a word on that and the next one. */
+static void test_stack_read(void)
+{
+	struct kvmtest t = OPEN(stack_read);
+
+	((uint64_t *)(t.mem + TABLE))[0] = B | 0x65;
+	*(uint64_t *)(t.mem + B + 0xffc) = 9;
+	CHECK_EQ(run(&t, 0).rbx, 100 * (5 + 9));
+	kvmtest_done(&t);
+}
+
+/* Each run stores to the stack's page, and to the one of A. */
+static void test_stack_logged(void)
+{
+	static uint64_t bitmap[MEM / 4096 / 64];
+	struct kvmtest t = OPEN(stack_logged);
+	struct kvm_userspace_memory_region region = { .flags = KVM_MEM_LOG_DIRTY_PAGES, .memory_size = MEM, .userspace_addr = (uintptr_t)t.mem };
+	struct kvm_dirty_log log = { .dirty_bitmap = bitmap };
+
+	run(&t, 0);
+	NEED(ioctl(t.vm, KVM_SET_USER_MEMORY_REGION, &region) == 0);
+	for (unsigned i = 0; i < 3; i++) {
+		run(&t, 0);
+		CHECK_EQ(ioctl(t.vm, KVM_GET_DIRTY_LOG, &log), 0);
+		CHECK(bitmap[B / 4096 / 64] & 1ull << B / 4096 % 64);
+		CHECK(bitmap[A / 4096 / 64] & 1ull << A / 4096 % 64);
+		CHECK(!(bitmap[OTHER / 4096 / 64] & 1ull << OTHER / 4096 % 64));
+	}
+	kvmtest_done(&t);
+}
+
 static void test(void)
 {
+	test_stack_stays();
+	test_stack_gone();
+	test_stack_read();
+	test_stack_logged();
 	test_alternate();
 	test_new_code();
 	test_gone();

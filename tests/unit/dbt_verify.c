@@ -22,7 +22,7 @@
 #define SLOW 256u
 #define LOAD_VEC 320u
 #define LOAD_X87 384u
-#define REFILL(ctx, write) (448u + 32 * (ctx) + 16 * (write))
+#define REFILL(ctx, kind) (448u + 48 * (ctx) + 16 * (kind))
 #define STUB_BAD 70u
 #define NR_LINKS 10u
 #define JUMP_LINKED(relative) (640u + 16 * (relative))
@@ -115,6 +115,39 @@ static void store(void)
 	check(8, 8, true);
 	row();
 	put_store(e, operand(8), RCX);
+}
+
+/* The same with RORX, dst = src by n. */
+static void load_by_rorx(u8 dst, u8 src, u8 n)
+{
+	put_lea(e, T0, MEM_BASE(RAX, 8));
+	put_rorx(e, dst, src, n);
+	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
+	put_rm(e, W8, 0x03, T0, MEM_GS(T1, tag(false)));
+	compare(8);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	row();
+	put_load(e, RCX, operand(8));
+}
+
+static void rotated(void)
+{
+	load_by_rorx(T1, T0, PAGE_SHIFT - 3);
+}
+
+static void rotated_by_less(void)
+{
+	load_by_rorx(T1, T0, PAGE_SHIFT - 4);
+}
+
+static void rotated_other(void)
+{
+	load_by_rorx(T1, RAX, PAGE_SHIFT - 3);
+}
+
+static void rotated_elsewhere(void)
+{
+	load_by_rorx(T0, T1, PAGE_SHIFT - 3);
 }
 
 static void load_under_write_tag(void)
@@ -893,6 +926,218 @@ static void refills_meet_apart(void)
 	meet_at_refill(other_refill_place);
 }
 
+/* ---- the stack's entry ---------------------------------------------------------------------- */
+
+static s32 stack_tag(unsigned ctx)
+{
+	return offsetof(struct mmu, tlbs[0].stack_tag) + ctx * sizeof(struct tlb);
+}
+
+static s32 stack_delta(unsigned ctx)
+{
+	return offsetof(struct mmu, tlbs[0].stack_delta) + ctx * sizeof(struct tlb);
+}
+
+/* T0 = offset in the stack's page */
+static void look_up_stack(u8 base, s32 disp)
+{
+	put_lea(e, T0, MEM_BASE(base, disp));
+	put_rm(e, W8, 0x03, T0, MEM_GS(NOREG, stack_tag(0)));
+}
+
+static void check_stack(s32 disp, unsigned size)
+{
+	look_up_stack(GUEST_RSP, disp);
+	compare(size);
+}
+
+static void store_stack(s32 disp)
+{
+	row();
+	put_store(e, MEM_SIB(GUEST_RSP, T1, 0, disp), RCX);
+}
+
+static void stack_pushed_ctx(unsigned ctx)
+{
+	check_stack(-16, 16);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(ctx)));
+	store_stack(-8);
+	put_lea(e, GUEST_RSP, MEM_BASE(GUEST_RSP, -8));
+	store_stack(-8);
+}
+
+static void stack_pushed(void)
+{
+	stack_pushed_ctx(0);
+}
+
+static void stack_of_other_context(void)
+{
+	stack_pushed_ctx(1);
+}
+
+static void stack_by_pointer(void)
+{
+	check_stack(16, 8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	put_lea(e, T1, MEM_SIB(GUEST_RSP, T1, 0, 16));
+	row();
+	put_store(e, MEM_BASE(T1, 0), RCX);
+}
+
+static void stack_beyond(void)
+{
+	check_stack(0, 8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(1);
+}
+
+static void stack_unchecked(void)
+{
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(0);
+}
+
+static void stack_delta_before_check(void)
+{
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	check_stack(0, 8);
+	store_stack(0);
+}
+
+/* The delta is another page's. */
+static void stack_other_address(void)
+{
+	check_stack(0, 8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	row();
+	put_store(e, MEM_SIB(RAX, T1, 0, 0), RCX);
+}
+
+static void stack_delta_of_latest(void)
+{
+	check_stack(0, 8);
+	look_up_stack(RAX, 0);
+	compare(8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(0);
+}
+
+/* Other entries do not say anything about the stack's, nor it about them. */
+static void stack_delta_for_tag(void)
+{
+	look_up_by(GUEST_RSP, 0, true);
+	compare(8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(0);
+}
+
+static void stack_tag_for_delta(void)
+{
+	check_stack(0, 8);
+	put_lea(e, T0, MEM_BASE(GUEST_RSP, 0));
+	put_tlb_place(e);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+	store_stack(0);
+}
+
+static void stack_tag_kept(void)
+{
+	put_load(e, T1, MEM_GS(NOREG, stack_tag(0)));
+	put_mov(e, T0, GUEST_RSP);
+	put_rr(e, W8, 0x01, T1, T0);
+	compare(8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(0);
+}
+
+static void stack_indexed(void)
+{
+	look_up_stack(GUEST_RSP, 0);
+	compare(8);
+	put_mov_imm(e, T1, 8);
+	put_load(e, T1, MEM_GS(T1, stack_delta(0)));
+	store_stack(0);
+}
+
+static void stack_entry_written(void)
+{
+	put_store(e, MEM_GS(NOREG, stack_tag(0)), RCX);
+}
+
+static void stack_delta_leaked(void)
+{
+	check_stack(0, 8);
+	put_load(e, RAX, MEM_GS(NOREG, stack_delta(0)));
+}
+
+/* Look up, refill, look up again. called: something is, before the delta is read. */
+static void stack_refill(u32 stub, bool called)
+{
+	const u32 begin = e->at;
+	u32 matched;
+
+	look_up_stack(GUEST_RSP, -8);
+	matched = compare_branch(8, CC_BE);
+	put_call(e, stub);
+	put_jmp(e, begin);
+	put_mov_imm(e, T0, 0);
+	put_jmp(e, EXIT_SLOT);
+	patch_rel32(e, matched, e->at);
+	if (called)
+		put_call(e, LOAD_VEC);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(-8);
+}
+
+static void stack_refilled(void)
+{
+	stack_refill(REFILL(0, REFILL_STACK), false);
+}
+
+static void stack_refilled_as_plain(void)
+{
+	stack_refill(REFILL(0, REFILL_WRITE), false);
+}
+
+static void stack_refilled_in_other_context(void)
+{
+	stack_refill(REFILL(1, REFILL_STACK), false);
+}
+
+static void stack_delta_after_call(void)
+{
+	stack_refill(REFILL(0, REFILL_STACK), true);
+}
+
+static void refilled_as_stack(void)
+{
+	refill(REFILL(0, REFILL_STACK), nothing);
+}
+
+/* A delta that is kept is still its page's when the entry has become another's. */
+static void stack_delta_kept(void)
+{
+	check_stack(0, 8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	put_store(e, SLOT(FRAME_DELTA), T1);
+	stack_refill(REFILL(0, REFILL_STACK), false);
+	put_load(e, T1, SLOT(FRAME_DELTA));
+	store_stack(0);
+}
+
+/* Nor is an offset what it was. */
+static void stack_offset_kept(void)
+{
+	look_up_stack(GUEST_RSP, -8);
+	put_store(e, SLOT(FRAME_TMP0), T0);
+	put_call(e, LOAD_VEC);
+	put_load(e, T0, SLOT(FRAME_TMP0));
+	compare(8);
+	put_load(e, T1, MEM_GS(NOREG, stack_delta(0)));
+	store_stack(-8);
+}
+
 static void middle_of_instruction(void)
 {
 	put_jcc(e, CC_E, e->at + 8);
@@ -1467,7 +1712,7 @@ static const struct {
 #define GOOD(f) { #f, f, true }
 #define BAD(f) { #f, f, false }
 	GOOD(empty), GOOD(load), GOOD(row_of_site), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
-	GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
+	GOOD(rotated), BAD(rotated_by_less), BAD(rotated_other), BAD(rotated_elsewhere), GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
 	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(vcpu_fields), GOOD(call_slow),
 	GOOD(ways_meet), BAD(ways_meet_apart), GOOD(way_back_from_cold), BAD(way_back_from_cold_apart),
 	BAD(runs_off), BAD(jump_between_parts), BAD(jump_behind_parts),
@@ -1486,6 +1731,11 @@ static const struct {
 	BAD(jump_entry_not_compared), BAD(middle_of_instruction),
 	GOOD(refilled), BAD(refilled_for_writing), BAD(refilled_in_other_context), BAD(refilled_by_other_address),
 	BAD(refilled_at_other_place), GOOD(refills_meet), BAD(refills_meet_apart),
+	GOOD(stack_pushed), BAD(stack_of_other_context), GOOD(stack_by_pointer), BAD(stack_beyond), BAD(stack_unchecked),
+	BAD(stack_delta_before_check), BAD(stack_other_address), BAD(stack_delta_of_latest), BAD(stack_delta_for_tag),
+	BAD(stack_tag_for_delta), BAD(stack_tag_kept), BAD(stack_indexed), BAD(stack_entry_written), BAD(stack_delta_leaked),
+	GOOD(stack_refilled), BAD(stack_refilled_as_plain), BAD(stack_refilled_in_other_context), BAD(stack_delta_after_call),
+	BAD(refilled_as_stack), GOOD(stack_delta_kept), BAD(stack_offset_kept),
 	BAD(insn_syscall), BAD(insn_int), BAD(insn_ud2), BAD(insn_wrfsbase), BAD(insn_mov_fs), BAD(insn_xrstor),
 	BAD(insn_movsb), BAD(insn_std), BAD(insn_fs_operand), BAD(insn_rip_relative), BAD(insn_clzero), BAD(insn_evex),
 	BAD(insn_gather), BAD(insn_bts_frame), BAD(insn_pop_rsp), BAD(insn_ret), BAD(insn_not_one),
@@ -1572,8 +1822,8 @@ static int setup(void **state)
 	d->slow = SLOW;
 	d->load_vec = LOAD_VEC;
 	d->load_x87 = LOAD_X87;
-	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++)
-		d->refill[i / 2][i % 2] = REFILL(i / 2, i % 2);
+	for (unsigned i = 0; i < NR_REFILLS * DBT_REFILL_CTXS; i++)
+		d->refill[i / NR_REFILLS][i % NR_REFILLS] = REFILL(i / NR_REFILLS, i % NR_REFILLS);
 	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++)
 		d->jump[i / 2][i % 2] = JUMP(i / 2, i % 2);
 	d->jump_linked[false] = JUMP_LINKED(false);

@@ -63,7 +63,18 @@ static void split_code(struct dbt *d)
 {
 	d->cold_start = (d->code_start + (u64)(d->mem.size - d->code_start) * 3 / 5) & ~63u;
 	d->emit.end = d->cold_start;
-	d->cold = (struct emit){ .base = d->mem.rw, .at = d->cold_start, .end = d->mem.size };
+	d->cold = (struct emit){ .base = d->mem.rw, .at = d->cold_start, .end = d->mem.size, .bmi2 = d->emit.bmi2 };
+}
+
+static bool host_has_bmi2(void)
+{
+	u32 eax, ebx, ecx, edx;
+
+	host_cpuid(0, 0, &eax, &ebx, &ecx, &edx);
+	if (eax < 7)
+		return false;
+	host_cpuid(7, 0, &eax, &ebx, &ecx, &edx);
+	return ebx & BIT(8);
 }
 
 int dbt_create(struct vcpu *vcpu)
@@ -90,7 +101,7 @@ int dbt_create(struct vcpu *vcpu)
 		dbt_free(d);
 		return -ENOMEM;
 	}
-	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size };
+	d->emit = (struct emit){ .base = d->mem.rw, .at = 64, .end = d->mem.size, .bmi2 = host_has_bmi2() };
 	dbt_emit_common(d);
 	split_code(d);
 	perfmap_common(d);

@@ -93,7 +93,7 @@ static void put_refills(struct trans *tr, struct cold *c)
 		patch_rel32(e, c->fields[i], e->at);
 		if (l->place >= 0)
 			put_mov_imm(e, T1, l->place);
-		put_call(e, tr->d->refill[tr->ctx][l->write]);
+		put_call(e, tr->d->refill[tr->ctx][l->kind]);
 		put_jmp(e, l->retry);
 		/* DBT_REFILL_SKIP bytes on. The last one is there already. */
 		if (i == c->nr_fields - 1) {

@@ -158,6 +158,9 @@ struct dbt_fault_row {
 #define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation... */
 #define DBT_BLOCK_PART (DBT_BLOCK_CODE / 2)	/* ...half of it for the straight path, half for the rest */
 
+/* What a look-up has asked: the tags for reads, those for writes, the stack's entry. */
+enum refill_kind { REFILL_READ, REFILL_WRITE, REFILL_STACK, NR_REFILLS };
+
 struct dbt {
 	struct codemem mem;
 	struct emit emit;	/* common code and blocks' straight paths... */
@@ -192,7 +195,7 @@ struct dbt {
 #define DBT_REP_CTXS 3u	/* of enum tlb_context; TLB_USER_AC is never filled */
 	u32 rep[DBT_REP_CTXS][4][4];	/* REP STOS, REP MOVS, STOS, MOVS by log2 of the element's size */
 #define DBT_REFILL_CTXS 3u
-	u32 refill[DBT_REFILL_CTXS][2];	/* for reads, writes */
+	u32 refill[DBT_REFILL_CTXS][NR_REFILLS];
 	u32 jump[DBT_REFILL_CTXS][2];	/* for direct, indirect jumps */
 	u32 jump_linked[2];		/* from absolute, relative code */
 	u32 nr_links;			/* mmu.jump_links in use */
@@ -255,8 +258,12 @@ enum exec dbt_access_failed(void);
 /* T1 = place in the TLB's arrays of the address in T0. */
 static inline void put_tlb_place(struct emit *e)
 {
-	put_mov(e, T1, T0);
-	put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	if (e->bmi2) {
+		put_rorx(e, T1, T0, PAGE_SHIFT - 3); /* what comes around is masked */
+	} else {
+		put_mov(e, T1, T0);
+		put_shift_imm(e, W8, 5, T1, PAGE_SHIFT - 3);
+	}
 	put_alu_imm(e, W4, 4, T1, (TLB_ENTRIES - 1) * 8);
 }
 
@@ -278,7 +285,7 @@ bool dbt_is_rep_stub(const struct dbt *d, u32 at);
 void dbt_emit_refills(struct dbt *d);
 #define DBT_REFILL_SKIP 5
 /* Is it at `at`? For which TLB? */
-bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, bool *write);
+bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, enum refill_kind *kind);
 /* dbt.c: called by translated code: execute the instruction of a site by its handler. */
 u32 dbt_call_insn(struct vcpu *vcpu, u32 site);
 /* The same, and on with another block, which begins after it. NULL: leave. */

@@ -134,7 +134,7 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 		      const u32 *starts, unsigned nr)
 {
 	const struct dbt *dbt = vcpu->arch.dbt;
-	u32 begin = b->main < b->slot_poll ? b->main : b->slot_poll, off = 0;
+	u32 begin = min(min(b->main, b->slot_poll), b->host), off = 0;
 	char guest[200], line[260];
 	struct disassembler d;
 
@@ -154,6 +154,7 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 		put_host(t, &d, dbt, starts[i], starts[i + 1], line);
 		off += n;
 	}
+	put_host(t, &d, dbt, starts[nr], b->code_end, starts[nr] < b->code_end ? "to other pages" : "");
 	put_host(t, &d, dbt, b->cold, b->cold_end, "out of line");
 	put(t, "\n");
 }

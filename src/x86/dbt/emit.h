@@ -17,6 +17,7 @@
 struct emit {
 	u8 *base;	/* where offset 0 is written */
 	u32 at, end;
+	bool bmi2;	/* the host has RORX */
 };
 
 /* A memory operand. disp is what follows base and index, or an absolute 32-bit address without them. */
@@ -141,6 +142,11 @@ static inline void put_rm(struct emit *e, unsigned w, u32 op, u8 reg, struct hme
 	struct chunk c = { 0 };
 	unsigned size;
 
+	/* An index alone is a base, if it counts once: that is a byte less. */
+	if (m.base == NOREG && !m.scale) {
+		m.base = m.index;
+		m.index = NOREG;
+	}
 	if (m.gs)
 		chunk_add(&c, 0x65);
 	chunk_opcode(&c, op, w << 3 | (reg > 7) << 2 | mem_rex(&m));
@@ -216,6 +222,20 @@ static inline void put_shift_imm(struct emit *e, unsigned w, u8 ext, u8 reg, u8 
 {
 	put_rr(e, w, 0xc1, ext, reg);
 	put8(e, n);
+}
+
+/* dst = src, its bits moved to the right by n, around the end. Flags stay as they are. Needs BMI2. */
+static inline void put_rorx(struct emit *e, u8 dst, u8 src, u8 n)
+{
+	struct chunk c = { 0 };
+
+	chunk_add(&c, 0xc4);
+	chunk_add(&c, (dst < 8) << 7 | 0x40 | (src < 8) << 5 | 3);
+	chunk_add(&c, 0xfb);
+	chunk_add(&c, 0xf0);
+	chunk_add(&c, 0xc0 | (dst & 7) << 3 | (src & 7));
+	chunk_add(&c, n);
+	put_chunk(e, &c);
 }
 
 /* Branches to a known offset. The field that holds the distance is the last four bytes. */

@@ -166,10 +166,9 @@ static void emit_if(struct trans *tr, struct tinsn *t)
 	slow_end(tr, c, t->live_after);
 }
 
-/* T1 is as before after t, or what its range has left there. Who does not come back from a fault has not changed it. */
-static bool keeps_t1(const struct tinsn *t)
+bool keeps_t1(const struct tinsn *t)
 {
-	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC ||
+	return t->range >= 0 || t->kind == K_NOP || t->kind == K_JCC || (t->kind == K_LEA && !is_homed(t->insn.index)) ||
 	       (t->kind == K_NATIVE && !t->mem && (!t->may_fault || t->in_range) && t->nr_homed < 2);
 }
 

@@ -5,7 +5,9 @@
  *  1. A memory access is preceded by a look-up in the TLB's tags. If the tag does not match, or the page ends in
  *     between, the handler does the whole instruction instead (cold.c).
  *  2. What a range's look-up has found is good until an instruction that is its handler's (ranges.c).
- *  3. T1 keeps a range's difference from one instruction to the next only past those of keeps_t1().
+ *  3. What is addressed by the stack pointer, and not far from it, is looked for in the TLB's entry for the stack only, which is at a fixed place and
+ *     good for reads and writes. Pages that cannot be there (without a write tag) are their handlers'.
+ *  4. T1 keeps a range's difference from one instruction to the next only past those of keeps_t1().
  */
 #include "x86/dbt/translate.h"
 
@@ -48,12 +50,17 @@ static struct hmem ea_operand(struct trans *tr, const struct ea *ea, u8 index_tm
 
 void put_offset(struct trans *tr, const struct ea *ea, u8 index_tmp)
 {
-	unsigned w = ea->addr32 ? W4 : W8;
+	struct hmem m;
 
-	if (ea->base == NOREG && ea->index == NOREG)
+	if (ea->base == NOREG && ea->index == NOREG) {
 		put_mov_imm(tr->e, T0, ea->addr32 ? (u32)ea->disp : (u64)ea->disp);
-	else
-		put_rm(tr->e, w, 0x8d, T0, ea_operand(tr, ea, index_tmp));
+		return;
+	}
+	m = ea_operand(tr, ea, index_tmp);
+	if (m.base == NOREG || m.index != NOREG || m.disp || ea->addr32)
+		put_rm(tr->e, ea->addr32 ? W4 : W8, 0x8d, T0, m);
+	else if (m.base != T0)
+		put_mov(tr->e, T0, m.base);
 }
 
 /* T0 = address. index_tmp is lost if the index is homed. */
@@ -105,15 +112,41 @@ static struct hmem put_operand(struct trans *tr, const struct ea *ea, s32 tag, s
 	return MEM_SIB(T0, T1, 0, 0);
 }
 
-/* T0 is the address, T1 its place unless that is constant: T0 = offset in the page, if size bytes of it can be had. begin: of the look-up. */
+/* T0 is an address: T0 = offset in the page that tag is of, if size bytes of it can be had. */
+static void put_compare(struct trans *tr, struct lookup l, struct hmem tag, u32 size, struct cold *c)
+{
+	c->lookups[c->nr_fields] = l;
+	put_rm(tr->e, W8, 0x03, T0, tag);
+	put_alu_imm(tr->e, W8, 7, T0, PAGE_SIZE - size);
+	put_jcc_cold(tr, CC_A, c);
+}
+
+/* The same with T1 its place unless that is constant. begin: of the look-up. */
 static void put_tag_check(struct trans *tr, u32 begin, u32 size, bool write, s32 place, struct cold *c)
 {
 	s32 tag = tlb_disp(tr, write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
+	struct lookup l = { .retry = begin, .place = place, .kind = write ? REFILL_WRITE : REFILL_READ };
 
-	c->lookups[c->nr_fields] = (struct lookup){ .retry = begin, .place = place, .write = write };
-	put_rm(tr->e, W8, 0x03, T0, place < 0 ? MEM_GS(T1, tag) : MEM_GS(NOREG, tag + place));
-	put_alu_imm(tr->e, W8, 7, T0, PAGE_SIZE - size);
-	put_jcc_cold(tr, CC_A, c);
+	put_compare(tr, l, place < 0 ? MEM_GS(T1, tag) : MEM_GS(NOREG, tag + place), size, c);
+}
+
+/* What is further up is on other pages than what is pushed, and would be in its way. */
+#define STACK_REACH 2048
+
+static bool is_on_stack(const struct trans *tr, const struct ea *ea)
+{
+	return ea->base == RSP && ea->index == NOREG && ea->seg < SEG_FS && !ea->addr32 &&
+	       ea->disp < STACK_REACH && ea->disp >= -STACK_REACH && tr->ctx < DBT_REFILL_CTXS;
+}
+
+/* Look up size bytes of the stack at ea: T1 = difference. */
+static void put_stack_lookup(struct trans *tr, const struct ea *ea, u32 size, struct cold *c)
+{
+	struct lookup l = { .retry = tr->e->at, .place = -1, .kind = REFILL_STACK };
+
+	put_ea(tr, ea, T1);
+	put_compare(tr, l, MEM_GS(NOREG, tlb_disp(tr, offsetof(struct tlb, stack_tag))), size, c);
+	put_load(tr->e, T1, MEM_GS(NOREG, tlb_disp(tr, offsetof(struct tlb, stack_delta))));
 }
 
 /*
@@ -128,6 +161,11 @@ u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, s
 	const u32 begin = e->at;
 	bool both;
 
+	if (is_on_stack(tr, ea)) {
+		put_stack_lookup(tr, ea, size, c);
+		*m = MEM_SIB(GUEST_RSP, T1, 0, ea->disp);
+		return T0;
+	}
 	put_ea(tr, ea, T1);
 	if (ea_is_constant(ea)) {
 		s32 at = tlb_index(ea->disp) * 8;
@@ -177,8 +215,8 @@ static void put_pointer(struct trans *tr, const struct ea *ea, s32 tag, s32 delt
 	put_lea(tr->e, T1, m);
 }
 
-/* T1 and the slot = what members of r need. The host's flags are lost. */
-static void put_range(struct trans *tr, const struct range *r, struct cold *c)
+/* T1 = what members of r need. The host's flags are lost. */
+static void put_range_lookup(struct trans *tr, const struct range *r, struct cold *c)
 {
 	s32 tag = tlb_disp(tr, r->write ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
 	s32 delta = tlb_disp(tr, offsetof(struct tlb, delta));
@@ -186,6 +224,12 @@ static void put_range(struct trans *tr, const struct range *r, struct cold *c)
 	struct emit *e = tr->e;
 	const u32 begin = e->at;
 
+	if (is_on_stack(tr, &ea)) {
+		put_stack_lookup(tr, &ea, r->hi - r->lo, c);
+		if (r->pointers)
+			put_lea(e, T1, MEM_SIB(GUEST_RSP, T1, 0, ea.disp));
+		return;
+	}
 	put_ea(tr, &ea, T1);
 	if (!ea_is_constant(&ea))
 		put_tlb_place(e);
@@ -194,7 +238,6 @@ static void put_range(struct trans *tr, const struct range *r, struct cold *c)
 		put_pointer(tr, &ea, tag, delta);
 	else
 		put_load(e, T1, MEM_GS(T1, delta));
-	put_store(e, SLOT(r->slot), T1);
 }
 
 /* The operand of a member of a range, at disp from base if it is by the difference. T0 is free. c is for its faults. */
@@ -209,8 +252,11 @@ void put_member(struct trans *tr, struct tinsn *t, u8 base, s64 disp, struct hme
 		miss->insn = t;
 		miss->index = c->index;
 		miss->note = c->note;
-		put_range(tr, r, miss);
+		put_range_lookup(tr, r, miss);
+		if (r->reloaded)
+			put_store(tr->e, SLOT(r->slot), T1);
 	} else if (tr->t1_range != t->range) {
+		VM_BUG_ON(!r->reloaded, tr->vcpu->vm);
 		put_load(tr->e, T1, SLOT(r->slot));
 	}
 	tr->t1_range = t->range;

@@ -14,7 +14,8 @@
  *     them writes. If it crosses pages the block goes on without ranges (`narrow`).
  *  3. After a handler nothing is known any more: what it was called for by an instruction within a range
  *     goes on with another block, which begins after it.
- *  4. Only what copies or moves a whole 64-bit register keeps its symbol: narrower results are cut off.
+ *  4. The slot is stored if a member may need it: while nothing else uses T1 that has it, too.
+ *  5. Only what copies or moves a whole 64-bit register keeps its symbol: narrower results are cut off.
  */
 #include "x86/dbt/translate.h"
 
@@ -303,6 +304,26 @@ static void assign_slots(struct trans *tr)
 			tr->insns[at].in_range = true;
 }
 
+/* These at least: what is emitted before an instruction for its registers, or for x87 pointers, may use T1 as well. */
+static void find_reloads(struct trans *tr)
+{
+	bool vec = false, x87 = false;
+	s8 t1 = -1;
+
+	for (unsigned i = 0; i < tr->nr; i++) {
+		const struct tinsn *t = &tr->insns[i];
+
+		x87 |= t->x87;
+		if (!keeps_t1(t) || (t->vec && !vec) || x87)
+			t1 = -1;
+		vec |= t->vec;
+		if (t->range < 0)
+			continue;
+		tr->ranges[t->range].reloaded |= i != tr->ranges[t->range].first && t1 != t->range;
+		t1 = t->range;
+	}
+}
+
 void plan_ranges(struct trans *tr)
 {
 	struct plan p = { .tr = tr };
@@ -320,4 +341,5 @@ void plan_ranges(struct trans *tr)
 		follow(&p, &tr->insns[i]);
 	}
 	assign_slots(tr);
+	find_reloads(tr);
 }

@@ -10,6 +10,8 @@
  *  2. Which entries the first level has is also in global[] and used[] (mmu/tlb.c), which this keeps true. With fewer entries
  *     than there are (SOFTKVM_TLB) filled[] would have to be, too: there it leaves those alone that are empty.
  *  3. A tag that has matched means that the access crosses the page.
+ *  4. The stack has an entry of its own (operand.c): it is copied from the first level, if that has a write tag. Otherwise the second
+ *     level is asked as above, for writing, and the copy is made when the look-up has failed once more. T1 is nothing then.
  */
 #include "x86/dbt/dbt.h"
 #include "x86/knobs.h"
@@ -147,19 +149,48 @@ static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
 	return begin;
 }
 
-void dbt_emit_refills(struct dbt *d)
+static u32 emit_stack_refill(struct dbt *d, unsigned ctx)
 {
-	for (unsigned ctx = 0; ctx < DBT_REFILL_CTXS; ctx++)
-		for (unsigned write = 0; write < 2; write++)
-			d->refill[ctx][write] = emit_refill(d, ctx, write);
+	const s32 tlb = offsetof(struct mmu, tlbs) + ctx * sizeof(struct tlb);
+	const struct hmem tag = MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, stack_tag));
+	const struct hmem write_tag = MEM_GS(T1, tlb + (s32)offsetof(struct tlb, write));
+	struct emit *e = &d->emit;
+	const u32 begin = e->at = (e->at + 15) & ~15u;
+	u32 crosses;
+
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
+	crosses = put_jcc_later(e, CC_B);
+	put_rm(e, W8, 0x2b, T0, tag);
+	put_tlb_place(e);
+	put_rm(e, W8, 0x03, T0, write_tag);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
+	put_jcc(e, CC_AE, d->refill[ctx][REFILL_WRITE]);
+	put_load(e, T0, write_tag);
+	put_store(e, tag, T0);
+	put_load(e, T0, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, delta)));
+	put_store(e, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, stack_delta)), T0);
+	put8(e, 0xc3);
+	patch_rel32(e, crosses, e->at);
+	put_alu_mem_imm(e, W8, 0, SLOT(0), DBT_REFILL_SKIP);
+	put8(e, 0xc3);
+	return begin;
 }
 
-bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, bool *write)
+void dbt_emit_refills(struct dbt *d)
 {
-	for (unsigned i = 0; i < 2 * DBT_REFILL_CTXS; i++) {
-		*ctx = i / 2;
-		*write = i % 2;
-		if (d->refill[*ctx][*write] == at)
+	for (unsigned ctx = 0; ctx < DBT_REFILL_CTXS; ctx++) {
+		d->refill[ctx][REFILL_READ] = emit_refill(d, ctx, false);
+		d->refill[ctx][REFILL_WRITE] = emit_refill(d, ctx, true);
+		d->refill[ctx][REFILL_STACK] = emit_stack_refill(d, ctx);
+	}
+}
+
+bool dbt_is_refill(const struct dbt *d, u32 at, u8 *ctx, enum refill_kind *kind)
+{
+	for (unsigned i = 0; i < NR_REFILLS * DBT_REFILL_CTXS; i++) {
+		*ctx = i / NR_REFILLS;
+		*kind = i % NR_REFILLS;
+		if (d->refill[*ctx][*kind] == at)
 			return true;
 	}
 	return false;

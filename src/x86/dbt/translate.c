@@ -298,12 +298,6 @@ static void put_entries(struct trans *tr, struct dbt_block *b, bool live_in, u32
 	if (!b->main_host) {
 		patch_rel32(e, leave_field, b->leave);
 		b->slot = b->main;
-		b->host_poll = e->at;
-		flags_save(e);
-		put_jmp(e, b->slot_poll);
-		b->host = e->at;
-		flags_save(e);
-		put_jmp(e, b->main);
 		return;
 	}
 	b->host = b->main;
@@ -329,6 +323,19 @@ static void put_filler(struct emit *e)
 	put_mov_imm(e, T0, 0);
 }
 
+/* Ways to other pages are taken as often as others: they are behind the straight path, where the host's caches have them. */
+static bool is_near(const struct cold *c)
+{
+	return c->type == COLD_JUMP || c->type == COLD_LINK;
+}
+
+static void put_colds(struct trans *tr, bool near)
+{
+	for (unsigned i = 0; i < tr->nr_cold; i++)
+		if (is_near(&tr->cold[i]) == near)
+			put_cold(tr, &tr->cold[i]);
+}
+
 static void emit_block(struct trans *tr, struct dbt_block *b)
 {
 	const struct tinsn *last = &tr->insns[tr->nr - 1];
@@ -342,6 +349,11 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 	if (!live_in) {
 		b->host_poll = tr->e->at;
 		put_filler(tr->e);
+	}
+	/* Who comes with flags in the host's is as frequent as the others: no way off the straight path. */
+	if (live_in && !b->main_host) {
+		b->host = b->host_poll = tr->e->at;
+		flags_save(tr->e);
 	}
 	if (!b->main_host) {
 		b->slot_poll = tr->e->at;
@@ -362,11 +374,11 @@ static void emit_block(struct trans *tr, struct dbt_block *b)
 		put_exit(tr, next_rip(tr, last));
 	}
 	tr->d->scratch->starts[tr->nr] = tr->e->at;
+	put_colds(tr, true);
 	b->code_end = tr->e->at;
 	tr->e = &tr->d->cold;
 	b->cold = tr->e->at;
-	for (unsigned i = 0; i < tr->nr_cold; i++)
-		put_cold(tr, &tr->cold[i]);
+	put_colds(tr, false);
 	tr->retired = 0;
 	put_entries(tr, b, live_in, leave_field);
 	b->cold_end = tr->e->at;

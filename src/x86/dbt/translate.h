@@ -75,6 +75,7 @@ struct range {
 	bool write;		/* somebody writes */
 	bool pointers;		/* members name no register but T1 */
 	u8 members, first, last;	/* instructions */
+	bool reloaded;		/* a member finds something else in T1: the slot is needed */
 	u8 slot;		/* of the frame, once looked up: host - guest address, or (pointers) the host's address of lo */
 };
 
@@ -91,7 +92,7 @@ struct cold {
 	struct lookup {
 		u32 retry;		/* ...from a look-up: where it begins, 0: it is none */
 		s32 place;		/* constant, or -1: in T1 */
-		bool write;
+		enum refill_kind kind;
 	} lookups[3];
 	u32 index;			/* site or exit */
 	u32 resume;
@@ -230,6 +231,8 @@ void emit_leave(struct trans *tr, struct tinsn *t);
 void emit_pushf(struct trans *tr, struct tinsn *t);
 
 /* insns.c */
+/* T1 is as before after t, or what its range has left there. Who does not come back from a fault has not changed it. */
+bool keeps_t1(const struct tinsn *t);
 void emit_insn(struct trans *tr, struct tinsn *t);
 
 /* ---- small things ------------------------------------------------------------------------------ */

@@ -12,7 +12,8 @@
  *  4. Guest memory at A + delta(A) + c, where A is an address, its delta was read from the TLB
  *     entry that A selects, and a branch has established A + tag(A) <= 4096 - size for the same context, so that [A, A + size)
  *     is in the page; the access is within that range, and within a write tag's if it stores. A fault row stands
- *     for the instruction.
+ *     for the instruction. The stack's entry of a TLB does as well, whatever A is, with its delta read before anything else
+ *     is called.
  *  5. Branches lead to instructions of the block, to entries of verified blocks, to the common code (with an index in
  *     bounds where it takes one), or through a jump table's entry whose address has just
  *     compared equal.
@@ -48,7 +49,7 @@ static void mark(struct dbt_verifier *v, u32 at)
 /* Where instructions of one of the block's parts begin, and what is branched to. */
 static bool mark_part(struct dbt_verifier *v, u32 from, u32 to)
 {
-	bool write;
+	enum refill_kind kind;
 	u32 stub;
 	u8 ctx;
 
@@ -61,7 +62,7 @@ static bool mark_part(struct dbt_verifier *v, u32 from, u32 to)
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_LEA && v->ops[1].mem.base == ZYDIS_REGISTER_RIP)
 			mark(v, v->pc + v->zi.length + (u32)v->ops[1].mem.disp.value);
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_CALL && v->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-		    dbt_is_refill(v->d, branch_target(v), &ctx, &write))
+		    dbt_is_refill(v->d, branch_target(v), &ctx, &kind))
 			mark(v, v->pc + v->zi.length + DBT_REFILL_SKIP);
 		if (has_fault_row(v->d, v->pc, &stub))
 			mark(v, stub);

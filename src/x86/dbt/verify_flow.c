@@ -122,13 +122,14 @@ static void handler(struct dbt_verifier *v, u32 site)
 	s->flags = FLAGS_NONE;
 }
 
-/* T0 and T1 are of one address, whose tag has not matched. It comes back, or to after the next jump. */
-static bool refill(struct dbt_verifier *v, u8 ctx, bool write)
+/* T0 and T1 are of one address, whose tag has not matched; the stack's needs no T1. It comes back, or to after the next jump. */
+static bool refill(struct dbt_verifier *v, u8 ctx, enum refill_kind kind)
 {
 	struct value *t0 = &v->now.reg[T0], *t1 = &v->now.reg[T1];
 	bool place = t1->kind == INDEX ? same_address(t0, t1) : t1->kind == CONST && !t0->name && t1->a == tlb_index(t0->a) * 8;
+	bool stack = kind == REFILL_STACK;
 
-	if (t0->kind != OFFSET || t0->ctx != ctx || t0->write != write || !place)
+	if (t0->kind != OFFSET || t0->ctx != (stack ? ctx | OF_STACK : ctx) || t0->write != (kind != REFILL_READ) || (!place && !stack))
 		return refuse(v, "refill of something else than what was looked up");
 	v->now.flags = FLAGS_NONE;
 	*t0 = *t1 = any;
@@ -138,9 +139,10 @@ static bool refill(struct dbt_verifier *v, u8 ctx, bool write)
 static bool call(struct dbt_verifier *v, u32 target)
 {
 	const struct dbt *d = v->d;
-	bool write;
+	enum refill_kind kind;
 	u8 ctx;
 
+	stacks_forget(&v->now);
 	if (target == d->slow || dbt_is_rep_stub(d, target)) {
 		if (!index_ok(v, d->nr_sites) || !nothing_leaks(v))
 			return false;
@@ -148,8 +150,8 @@ static bool call(struct dbt_verifier *v, u32 target)
 		v->now.x87 = false;
 		return true;
 	}
-	if (dbt_is_refill(d, target, &ctx, &write))
-		return refill(v, ctx, write);
+	if (dbt_is_refill(d, target, &ctx, &kind))
+		return refill(v, ctx, kind);
 	if (target == d->load_vec) {
 		v->now.reg[T0] = v->now.reg[T1] = secret;
 		v->now.flags = FLAGS_NONE;
@@ -240,6 +242,10 @@ static void assume(struct state *s, u8 cc)
 	if (s->flags != FLAGS_OFFSET || (cc != CC_BE && cc != CC_B && cc != CC_E) || (cc == CC_B && !s->limit))
 		return;
 	max = s->limit - (cc == CC_B);
+	if (s->compared.ctx & OF_STACK) {
+		stacks_forget(s);
+		fact_add(s, (struct fact){ .kind = FACT_STACK, .ctx = s->compared.ctx, .name = s->compared.name, .a = s->compared.a });
+	}
 	fact_add(s, (struct fact){ .kind = FACT_CHECKED, .ctx = s->compared.ctx, .write = s->compared.write,
 				   .name = s->compared.name, .a = s->compared.a, .size = PAGE_SIZE - max });
 }

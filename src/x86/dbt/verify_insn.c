@@ -46,6 +46,9 @@ static struct value source_value(struct dbt_verifier *v, const ZydisDecodedOpera
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		if (mem->place == AT_MMU && mem->table == NR_TABLES)
 			return any;
+		/* Of whatever is added to it, at once: adopt_stack(). */
+		if (mem->place == AT_MMU && mem->table == T_STACK_TAG && v->zi.mnemonic != ZYDIS_MNEMONIC_ADD)
+			return any;
 		if (mem->place == AT_MMU && mem->table >= T_JUMP_VA)
 			return secret;
 		if (mem->place == AT_VCPU && mem->at == offsetof(struct vcpu, arch.tlb))
@@ -62,6 +65,24 @@ static void adopt_constant(struct value *x, const struct value *with)
 	if ((x->kind == TAG || x->kind == DELTA) && !x->name && with->kind == CONST &&
 	    x->a >> PAGE_SHIFT == tlb_index(with->a))
 		x->a = with->a;
+}
+
+static void adopt_stack(struct value *x, const struct value *with)
+{
+	const struct value a = as_address(with);
+
+	if (x->kind == TAG && (x->ctx & OF_STACK) && is_address(&a)) {
+		x->name = a.name;
+		x->a = a.a;
+	}
+}
+
+/* x, by as much as it takes to become a place in a TLB's arrays. */
+static struct value shifted(const struct value *x, bool leaks)
+{
+	const struct value at = as_address(x);
+
+	return is_address(&at) ? derived(SHIFTED, &at) : leaks || is_secret(x) ? secret : any;
 }
 
 /* Results the analysis follows; anything else is ANY, or SECRET if it may hold some of one. */
@@ -83,6 +104,7 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 		if (!wide)
 			break;
 		adopt_constant(&y, &x);
+		adopt_stack(&y, &x);
 		return value_add(v, &x, &y);
 	case ZYDIS_MNEMONIC_SUB:
 		if (!wide)
@@ -102,10 +124,8 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 	case ZYDIS_MNEMONIC_SHR:
 		if (y.kind != CONST)
 			break;
-		if (wide && (is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3) {
-			x = as_address(&x);
-			return derived(SHIFTED, &x);
-		}
+		if (wide && (is_address(&x) || x.kind == BITS) && y.a == PAGE_SHIFT - 3)
+			return shifted(&x, false);
 		return is_secret(&x) ? secret :
 		       bits(v, dst, wide ? possible_bits(&x) >> (y.a & 63) : (u32)possible_bits(&x) >> (y.a & 31));
 	default:
@@ -233,6 +253,8 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 				leaks ? secret : any;
 		else if (v->zi.operand_count_visible == 2)
 			first = result(v, first_reg, is_move(v->zi.mnemonic) ? any : *reg_get(v, first_reg), y);
+		else if (v->zi.mnemonic == ZYDIS_MNEMONIC_RORX && v->zi.operand_width == 64 && v->ops[2].imm.value.u == PAGE_SHIFT - 3)
+			first = shifted(&y, leaks);
 		else
 			first = leaks ? secret : any;
 		if (v->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)

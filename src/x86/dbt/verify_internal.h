@@ -9,7 +9,7 @@ enum value_kind {
 	ANY,		/* the guest's, or anything else that is no address of ours; without a name */
 	SYM,		/* name + a */
 	CONST,		/* a */
-	SHIFTED,	/* A >> 9 */
+	SHIFTED,	/* A >> 9, but for its upper 9 bits */
 	INDEX,		/* (A >> 9) & mask: byte offset of A's entry in a TLB's array */
 	BITS,		/* name; only bits in a may be set */
 	OFFSET,		/* A + tag of A's entry */
@@ -31,8 +31,14 @@ struct value {
 	s64 c;
 };
 
+/*
+ * In ctx: of the stack's entry of that TLB, not of one that A selects. Its tag is for any A; its delta is A's, and remains that, if A has
+ * been found to be on its page (FACT_STACK) and nothing has been called since.
+ */
+#define OF_STACK BIT(7)
+
 struct fact {
-	enum { FACT_CHECKED, FACT_JUMP } kind;
+	enum { FACT_CHECKED, FACT_JUMP, FACT_STACK } kind;
 	u8 ctx;
 	bool write;
 	u32 name;	/* CHECKED: [A, A + size) is in one page of the TLB. JUMP: entry `name`, or a without one, has compared equal */
@@ -99,7 +105,7 @@ struct dbt_verifier {
 enum place { AT_FRAME, AT_MMU, AT_VCPU, AT_GUEST };
 
 /* The tables of struct mmu. */
-enum table { T_READ, T_WRITE, T_DELTA, T_JUMP_VA, T_JUMP_CODE, T_RETURN_VA, T_RETURN_CODE, NR_TABLES };
+enum table { T_READ, T_WRITE, T_DELTA, T_STACK_TAG, T_STACK_DELTA, T_JUMP_VA, T_JUMP_CODE, T_RETURN_VA, T_RETURN_CODE, NR_TABLES };
 
 struct operand {
 	enum place place;
@@ -237,6 +243,8 @@ struct value value_scaled(struct dbt_verifier *v, const struct value *x, const s
 struct value value_sub(const struct value *x, const struct value *y);
 struct value add_constant(const struct value *x, u64 n);
 void fact_add(struct state *s, struct fact f);
+/* What is known of the stacks' entries may not be so any more. */
+void stacks_forget(struct state *s);
 bool is_checked(const struct state *s, const struct value *host, u32 size, bool write);
 void state_forget(struct state *s);
 void state_meet(struct dbt_verifier *v, struct label *l, const struct state *s);

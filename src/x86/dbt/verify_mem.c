@@ -39,6 +39,8 @@ static u64 table_start(const struct dbt_verifier *v, enum table t, unsigned ctx)
 	case T_READ: return offsetof(struct mmu, tlbs[0].read) + ctx * sizeof(struct tlb);
 	case T_WRITE: return offsetof(struct mmu, tlbs[0].write) + ctx * sizeof(struct tlb);
 	case T_DELTA: return offsetof(struct mmu, tlbs[0].delta) + ctx * sizeof(struct tlb);
+	case T_STACK_TAG: return offsetof(struct mmu, tlbs[0].stack_tag) + ctx * sizeof(struct tlb);
+	case T_STACK_DELTA: return offsetof(struct mmu, tlbs[0].stack_delta) + ctx * sizeof(struct tlb);
 	case T_JUMP_VA: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_va;
 	case T_JUMP_CODE: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_code;
 	case T_RETURN_VA: return offsetof(struct mmu, returns[ctx]) + v->jump_va;
@@ -91,6 +93,22 @@ static bool tlb_entry(struct operand *o, u64 disp, const struct value *index, u6
 	return true;
 }
 
+static bool stack_entry(const struct dbt_verifier *v, struct operand *o, u64 disp, const struct value *index)
+{
+	if (disp || index->kind != CONST || index->a)
+		return false;
+	o->value = secret;
+	if (o->table == T_STACK_TAG)
+		o->value = (struct value){ .kind = TAG, .ctx = o->ctx | OF_STACK, .write = true };
+	for (u32 i = 0; i < v->now.nr_facts && o->table == T_STACK_DELTA; i++) {
+		const struct fact *f = &v->now.facts[i];
+
+		if (f->kind == FACT_STACK && f->ctx == (o->ctx | OF_STACK))
+			o->value = (struct value){ .kind = DELTA, .ctx = f->ctx, .name = f->name, .a = f->a };
+	}
+	return true;
+}
+
 /* o->value is the index, for comparison with what the entry's other half is read by. */
 static bool jump_entry(const struct dbt_verifier *v, struct operand *o, u64 disp, const struct value *index, u64 scale)
 {
@@ -118,6 +136,8 @@ static bool mmu_entry(struct dbt_verifier *v, const ZydisDecodedOperand *op, str
 		index = *reg_get(v, gpr(op->mem.base));
 	}
 	*o = (struct operand){ .place = AT_MMU, .table = t, .ctx = ctx };
+	if (t == T_STACK_TAG || t == T_STACK_DELTA)
+		return stack_entry(v, o, disp, &index);
 	return t < T_JUMP_VA ? tlb_entry(o, disp, &index, scale) : jump_entry(v, o, disp, &index, scale);
 }
 

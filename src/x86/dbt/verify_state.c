@@ -130,6 +130,19 @@ void fact_add(struct state *s, struct fact f)
 	s->facts[s->nr_facts++] = f;
 }
 
+void stacks_forget(struct state *s)
+{
+	u32 n = 0;
+
+	for (u32 i = 0; i < s->nr_facts; i++)
+		if (s->facts[i].kind != FACT_STACK)
+			s->facts[n++] = s->facts[i];
+	s->nr_facts = n;
+	for (unsigned i = 0; i < NR_SLOTS; i++)
+		if (s->slot[i].kind == OFFSET && (s->slot[i].ctx & OF_STACK))
+			s->slot[i] = any;
+}
+
 /* Is [A + c, A + c + size) permitted, with A's delta of this context? */
 bool is_checked(const struct state *s, const struct value *host, u32 size, bool write)
 {

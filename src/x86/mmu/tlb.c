@@ -13,6 +13,12 @@ static void entry_clear(struct tlb *tlb, u32 i)
 	tlb->read[i] = tlb->write[i] = TLB_INVALID;
 }
 
+/* Invariant 4 of x86/mmu.h */
+static void stack_clear(struct tlb *tlb)
+{
+	tlb->stack_tag = TLB_INVALID;
+}
+
 /* ---- sets of pages, and a few more (Bloom filters of up to 2^17 bits) ----------- */
 
 #define FILTER_PROBES 3
@@ -178,6 +184,7 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 {
 	bool all = kinds & TLB_DROP_GLOBAL;
 
+	stack_clear(tlb);
 	if (tlb->nr_used < TLB_USED_MAX && !(all && tlb->has_global)) {
 		for (u32 i = 0; i < tlb->nr_used; i++)
 			if (all || !tlb->global[tlb->used[i]])
@@ -361,6 +368,7 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 		struct tlb_fetch *f = &tlb->fetch[(va >> PAGE_SHIFT) % ARRAY_SIZE(tlb->fetch)];
 
 		entry_clear(tlb, tlb_index(va));
+		stack_clear(tlb);
 		second_flush_page(tlb, va);
 		if (f->tag == (va & PAGE_MASK))
 			f->tag = TLB_INVALID;
@@ -376,9 +384,11 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 
 void mmu_flush_write_tags(struct vcpu *vcpu)
 {
-	for (int t = 0; t < NR_TLBS; t++)
+	for (int t = 0; t < NR_TLBS; t++) {
 		for (u32 i = 0; i < TLB_ENTRIES; i++)
 			vcpu->arch.mmu->tlbs[t].write[i] = TLB_INVALID;
+		stack_clear(&vcpu->arch.mmu->tlbs[t]);
+	}
 	second_flush_write_tags(vcpu->arch.mmu);
 	memset(vcpu->arch.mmu->writable, 0, sizeof(vcpu->arch.mmu->writable));
 }
@@ -412,6 +422,9 @@ static void entry_fill(struct mmu *mmu, struct tlb *tlb, gva_t page, s64 delta, 
 	else if ((tlb->read[i] == TLB_INVALID || tlb->global[i]) && tlb->nr_used < TLB_USED_MAX)
 		tlb->used[tlb->nr_used++] = i;
 	tlb->global[i] = global;
+	/* Another translation of the page than before, perhaps. */
+	if (tlb->stack_tag == -page)
+		stack_clear(tlb);
 	tlb->read[i] = -page;
 	tlb->write[i] = write_ok ? -page : TLB_INVALID;
 	tlb->delta[i] = delta;
