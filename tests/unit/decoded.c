@@ -88,8 +88,8 @@ static void test_random(void **state)
 		assert_non_null(r);
 		assert_true(decoded_check(vcpu, r, b));
 		same = get(b, sizeof(b));
-		assert_true(same == r || !r->zi.mnemonic || !same->zi.mnemonic || decoded_check(vcpu, same, b));
-		if (r->zi.mnemonic == ZYDIS_MNEMONIC_INVALID)
+		assert_true(same == r || !r->t.zi->mnemonic || !same->t.zi->mnemonic || decoded_check(vcpu, same, b));
+		if (r->t.zi->mnemonic == ZYDIS_MNEMONIC_INVALID)
 			continue;
 		for (unsigned i = 1; i <= 1 + next_random() % 5 && i < r->t.insn.len; i++)
 			b[r->t.insn.len - i] = next_random();

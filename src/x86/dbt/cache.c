@@ -161,7 +161,7 @@ void *dbt_arena_alloc(struct dbt *d, size_t size)
 	return p;
 }
 
-static struct dbt_page **page_slot(struct dbt *d, gpa_t gpa)
+static struct dbt_page **page_slot(const struct dbt *d, gpa_t gpa)
 {
 	return &d->pages[(gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 40 & (DBT_PAGE_HASH_SIZE - 1)];
 }
@@ -177,27 +177,51 @@ static struct dbt_page *page_find_any(struct dbt *d, gpa_t gpa)
 
 /* ---- blocks ---------------------------------------------------------------------- */
 
-static struct dbt_block **bucket_of(struct dbt_page *page, u64 va)
+/* By their places on it. */
+static u64 *bucket_of(struct dbt_page *page, u64 place)
 {
-	return &page->buckets[(va ^ va >> 6) % DBT_PAGE_BUCKETS];
+	return &page->buckets[(place ^ place >> 6) % DBT_PAGE_BUCKETS];
+}
+
+static struct dbt_block *block_of(u64 ref)
+{
+	return (struct dbt_block *)(ref & DBT_REF_BLOCK);
+}
+
+void dbt_page_expect(const struct dbt *d, gpa_t gpa, u64 va)
+{
+	struct dbt_page *page = *page_slot(d, gpa & PAGE_MASK);
+
+	if (!page)
+		return;
+	__builtin_prefetch(page);
+	__builtin_prefetch(bucket_of(page, va & ~PAGE_MASK));
+	__builtin_prefetch(page->bytes + (va & ~PAGE_MASK));
 }
 
 struct dbt_block *dbt_block_find(const struct dbt_page *page, u64 va, u32 mode_key, unsigned ctx, bool narrow)
 {
-	struct dbt_block *b = *bucket_of((struct dbt_page *)page, va & ~PAGE_MASK);
+	const u64 place = va & ~PAGE_MASK;
+	u64 ref = *bucket_of((struct dbt_page *)page, place);
 
-	while (b && !(b->va == va && b->mode_key == mode_key && b->ctx == ctx && b->narrow == narrow))
-		b = b->next;
-	return b;
+	for (; ref; ref = ref & DBT_REF_MORE ? block_of(ref)->next : 0) {
+		struct dbt_block *b = block_of(ref);
+
+		if ((ref >> DBT_REF_PLACE & ~PAGE_MASK) == place && b->va == va && b->mode_key == mode_key && b->ctx == ctx &&
+		    b->narrow == narrow)
+			return b;
+	}
+	return NULL;
 }
 
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len)
 {
-	struct dbt_block **bucket = bucket_of(page, b->va & ~PAGE_MASK);
+	const u64 place = b->va & ~PAGE_MASK;
+	u64 *bucket = bucket_of(page, place);
 	struct dbt_tail *t;
 
 	b->next = *bucket;
-	*bucket = b;
+	*bucket = (u64)b | place << DBT_REF_PLACE | (b->next ? DBT_REF_MORE : 0);
 	page->nr_blocks++;
 	if (likely(!tail))
 		return;
@@ -244,10 +268,10 @@ static void block_invalidate(struct vcpu *vcpu, struct dbt_block *b)
 static void block_unlist(struct dbt *d, const struct dbt_block *b)
 {
 	struct dbt_page *page = page_find_any(d, b->gpa & PAGE_MASK);
-	struct dbt_block **link = bucket_of(page, b->va & ~PAGE_MASK);
+	u64 *link = bucket_of(page, b->va & ~PAGE_MASK);
 
-	while (*link != b)
-		link = &(*link)->next;
+	while (block_of(*link) != b)
+		link = &block_of(*link)->next;
 	*link = b->next;
 	page->nr_blocks--;
 }
@@ -280,10 +304,10 @@ static bool page_invalidate(struct vcpu *vcpu, struct dbt_page *page, u64 start,
 	for (unsigned i = 0; i < DBT_PAGE_BUCKETS && page->nr_blocks; i++) {
 		struct dbt_block *b, *next;
 
-		for (b = page->buckets[i]; b; b = next) {
+		for (b = block_of(page->buckets[i]); b; b = next) {
 			u64 off = b->gpa & ~PAGE_MASK;
 
-			next = b->next;
+			next = block_of(b->next);
 			if (off >= end || off + b->len <= start || (only && !host_compare(page->bytes + off, only + off, b->len)))
 				continue;
 			block_unlist(vcpu->arch.dbt, b);

@@ -174,6 +174,7 @@ static struct dbt_block *block_at_rip(struct vcpu *vcpu, unsigned ctx, bool narr
 	*r = mmu_fetch_page(vcpu, va, &gpa, &host);
 	if (*r != EXEC_OK)
 		return NULL;
+	dbt_page_expect(d, gpa, va);
 	if (unlikely(!dbt_has_room(d)))
 		dbt_flush_all(vcpu);
 	*global = mmu_fetch_is_global(vcpu, va);

@@ -82,7 +82,7 @@ static_assert(sizeof(struct dbt_exit) == 24, "there are five to a block");
 
 struct dbt_block {
 	/* What the dispatcher looks at is together: one miss of the host's caches. */
-	struct dbt_block *next;		/* of the same bucket */
+	u64 next;			/* of the same bucket: as there */
 	u64 va;				/* of a relative block: in its page */
 	gpa_t gpa;
 	u32 mode_key;
@@ -124,6 +124,10 @@ struct dbt_tail {
  * table for all of them would miss the host's caches each time.
  */
 #define DBT_PAGE_BUCKETS 64u
+/* The first of a list of blocks: its address, its place on the page, and whether there may be another one. Most that are not it need no look. */
+#define DBT_REF_BLOCK (BIT_ULL(48) - 1)
+#define DBT_REF_PLACE 48
+#define DBT_REF_MORE BIT_ULL(63)
 struct dbt_page {
 	struct dbt_page *next;
 	gpa_t gpa;
@@ -132,7 +136,7 @@ struct dbt_page {
 	u16 stores;			/* noticed since it was marked */
 	bool marked;			/* stores are noticed; otherwise there are no blocks, and bytes is nothing */
 	struct dbt_tail *tails;		/* of those that only end here */
-	struct dbt_block *buckets[DBT_PAGE_BUCKETS]; /* the former, by where they begin */
+	u64 buckets[DBT_PAGE_BUCKETS];	/* the former, by where they begin: DBT_REF_* */
 	_Alignas(16) u8 bytes[PAGE_SIZE];
 };
 
@@ -153,7 +157,7 @@ struct dbt_fault_row {
 #define DBT_ARENA_UNIT 64ul
 #define DBT_RECORDS_FOR (32ul << 20)
 #define DBT_MAX_FAR_LINKS (256u << 10)
-#define DBT_PAGE_HASH_SIZE 4096u
+#define DBT_PAGE_HASH_SIZE 16384u
 #define DBT_BLOCK_INSNS 64
 #define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation... */
 #define DBT_BLOCK_PART (DBT_BLOCK_CODE / 2)	/* ...half of it for the straight path, half for the rest */
@@ -311,6 +315,8 @@ void *dbt_arena_alloc(struct dbt *d, size_t size);
 struct dbt_block *dbt_block_find(const struct dbt_page *page, u64 va, u32 mode_key, unsigned ctx, bool narrow);
 /* tail: the page it ends on, if that is another; tail_len: bytes there. */
 void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, struct dbt_page *tail, unsigned tail_len);
+/* The page at gpa will be asked for, and its block at va: what that needs is fetched to the host's caches, all of it at a time. */
+void dbt_page_expect(const struct dbt *d, gpa_t gpa, u64 va);
 /* NULL also if there are no translations. */
 struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa);
 /* The page with its bytes checked against memory, or NULL and *r. */

@@ -7,20 +7,24 @@
 
 /* An instruction, or all that differ from it in a displacement and a large immediate only. */
 struct decoded {
-	struct tinsn t;		/* what depends on neither address nor neighbours; points into this record */
+	_Alignas(64) u64 first[2]; /* bytes of the first of them, and those from the seventh on... */
+	u64 mask[2];		/* ...and which of them matter */
+	u32 mode_key;
 	u8 disp_at, disp_size;	/* where its bytes have insn.disp; size 0: it is the same in all of them */
 	u8 imm_at, imm_size;	/* the same of insn.imm */
 	bool imm_signed;
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand ops[];	/* the visible ones */
+	_Alignas(8) struct tinsn t;	/* what depends on neither address nor neighbours */
 };
-static_assert(offsetof(struct decoded, zi) <= 3 * 64, "all that decoded_copy() reads, each time from memory that nobody has in a cache");
+static_assert(sizeof(struct decoded) <= 4 * 64, "each is read from memory that nobody has in a cache");
 
 /*
  * The record of the instruction at bytes; NULL: not all of it is there. The caller has made sure of room
  * (decoded_has_room()) and of that for thunks.
  */
 const struct decoded *decoded_get(struct trans *tr, const u8 *bytes, unsigned avail);
+/* These bytes are asked for next, one instruction after the other: what that needs is fetched to the host's caches, all of it at a time. */
+#define DECODED_EXPECT 8u
+void decoded_expect(struct trans *tr, const u8 *bytes, unsigned avail);
 /* *t: the one of d that has these bytes. */
 void decoded_copy(const struct decoded *d, const u8 *bytes, struct tinsn *t);
 /* Does d say of bytes what decoding them says? For tests and SOFTKVM_DBT_VERIFY. */

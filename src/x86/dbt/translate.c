@@ -136,10 +136,12 @@ static bool decode_one(struct trans *tr, struct tinsn *t, u64 rip, const u8 *byt
 /* Instructions at off in page, which is at va, as many as belong to the block. */
 static void decode_from(struct trans *tr, const struct dbt_page *page, gva_t va, unsigned off)
 {
-	while (tr->nr < DBT_BLOCK_INSNS && off < PAGE_SIZE) {
+	for (unsigned n = 0; tr->nr < DBT_BLOCK_INSNS && off < PAGE_SIZE; n++) {
 		struct tinsn *t = &tr->insns[tr->nr];
 		unsigned left = min((unsigned)(PAGE_SIZE - off), (unsigned)INSN_MAX_LEN);
 
+		if (n % DECODED_EXPECT == 0)
+			decoded_expect(tr, page->bytes + off, PAGE_SIZE - off);
 		if (!decode_one(tr, t, va + off, page->bytes + off, left))
 			break;
 		if (unlikely(t->excluded) && tr->nr)
