@@ -276,6 +276,90 @@ static void frame(void)
 	put_store(e, SLOT(FRAME_R9 + 16), RAX);
 }
 
+/* The base is a register that lives in the frame: 24 bytes from it + 16 are looked up. */
+static void check_by_home(void)
+{
+	put_load(e, RBX, SLOT(FRAME_R9));
+	look_up_by(RBX, 16, false);
+	compare(24);
+	put_load(e, T1, MEM_GS(T1, delta(0)));
+}
+
+/* It has moved meanwhile. */
+static void access_by_home(s32 disp)
+{
+	put_load(e, RBX, SLOT(FRAME_R9));
+	access_copy(disp);
+}
+
+static void home_moved(void)
+{
+	check_by_home();
+	put_alu_mem_imm(e, W8, 0, SLOT(FRAME_R9), 24);
+	access_by_home(0);
+	put_alu_mem_imm(e, W8, 5, SLOT(FRAME_R9), 16);
+	access_by_home(24);
+	put_rm(e, W8, 0xff, 0, SLOT(FRAME_R9));
+	access_by_home(23);
+	put_rm(e, W8, 0xff, 1, SLOT(FRAME_R9));
+	access_by_home(8);
+}
+
+static void home_moved_too_far(void)
+{
+	check_by_home();
+	put_alu_mem_imm(e, W8, 0, SLOT(FRAME_R9), 32);
+	access_by_home(16);
+}
+
+static void home_moved_narrow(void)
+{
+	check_by_home();
+	put_alu_mem_imm(e, W4, 0, SLOT(FRAME_R9), 8);
+	access_by_home(16);
+}
+
+static void home_moved_by_register(void)
+{
+	check_by_home();
+	put_rm(e, W8, 0x01, RCX, SLOT(FRAME_R9));
+	access_by_home(16);
+}
+
+/* What a scratch register was does not get into the guest's. */
+static void home_cleared(void)
+{
+	check(8, 8, false);
+	put_rr(e, W4, 0x31, T1, T1);
+	put_store(e, SLOT(FRAME_R9), T1);
+}
+
+static void home_not_cleared(void)
+{
+	check(8, 8, false);
+	put_rr(e, W8, 0x31, RCX, T1);
+	put_store(e, SLOT(FRAME_R9), T1);
+}
+
+static void home_extended(void)
+{
+	check(8, 8, false);
+	put_rr(e, W8, 0x63, T1, RCX);	/* movsxd %ecx, T1 */
+	put_store(e, SLOT(FRAME_R9), T1);
+}
+
+static void home_extended_secret(void)
+{
+	check(8, 8, false);
+	put_rr(e, W8, 0x63, RCX, T1);
+}
+
+static void home_added_secret(void)
+{
+	check(8, 8, false);
+	put_rm(e, W8, 0x01, T1, SLOT(FRAME_R9));
+}
+
 static void vcpu_fields(void)
 {
 	put_load(e, T1, SLOT(FRAME_VCPU));
@@ -1712,8 +1796,11 @@ static const struct {
 #define GOOD(f) { #f, f, true }
 #define BAD(f) { #f, f, false }
 	GOOD(empty), GOOD(load), GOOD(row_of_site), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
-	GOOD(rotated), BAD(rotated_by_less), BAD(rotated_other), BAD(rotated_elsewhere), GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
-	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(vcpu_fields), GOOD(call_slow),
+	GOOD(rotated), BAD(rotated_by_less), BAD(rotated_other), BAD(rotated_elsewhere),
+	GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
+	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(home_moved), BAD(home_moved_too_far),
+	BAD(home_moved_narrow), BAD(home_moved_by_register), GOOD(home_cleared), BAD(home_not_cleared), GOOD(home_extended),
+	BAD(home_extended_secret), BAD(home_added_secret), GOOD(vcpu_fields), GOOD(call_slow),
 	GOOD(ways_meet), BAD(ways_meet_apart), GOOD(way_back_from_cold), BAD(way_back_from_cold_apart),
 	BAD(runs_off), BAD(jump_between_parts), BAD(jump_behind_parts),
 	GOOD(x87_checked), GOOD(x87_loaded), BAD(x87_unchecked), BAD(mmx_unchecked), BAD(x87_check_inverted),

@@ -209,10 +209,11 @@ static struct decoded *find(struct decode_cache *c, u64 hash, u32 mode_key, cons
 
 static void prefetch_record(const struct decode_cache *c, u32 at)
 {
-	const u8 *p = (const u8 *)&c->records[(u16)at - 1];
+	const u8 *p;
 
 	if (!at)
 		return;
+	p = (const u8 *)&c->records[(u16)at - 1];
 	for (unsigned n = 0; n < sizeof(struct decoded); n += 64)
 		__builtin_prefetch(p + n);
 }
