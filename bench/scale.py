@@ -184,7 +184,7 @@ def memory(report, engines):
                 m = Guest(e, cpus=n, memory=1536)
                 try:
                     for program in ("perl programs/words.pl", "/usr/bin/python3 -S programs/mixed.py",
-                                    "./cc1 -quiet -fpreprocessed -O2 unit.i -o -", "./work code_first 4096") if busy else ():
+                                    "./cc1 -quiet -fpreprocessed -O2 sort.i -o -", "./work code_first 4096") if busy else ():
                         m.run("N %d %s" % (n, program), 300)
                     r = resident(m.process.pid, 1536)
                     values[e] = r["code"] + r["rest"]
