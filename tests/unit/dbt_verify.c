@@ -70,8 +70,7 @@ static void look_up(s32 disp, bool write)
 static u32 compare_branch(unsigned size, u8 cc)
 {
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - size);
-	put_jcc(e, cc, 0);
-	return e->at - 4;
+	return put_jcc_later(e, cc);
 }
 
 static void compare(unsigned size)
@@ -951,17 +950,17 @@ static void refill(u32 stub, void (*before)(void))
 
 static void refilled(void)
 {
-	refill(REFILL(0, false), nothing);
+	refill(REFILL(0, REFILL_READ), nothing);
 }
 
 static void refilled_for_writing(void)
 {
-	refill(REFILL(0, true), nothing);
+	refill(REFILL(0, REFILL_WRITE), nothing);
 }
 
 static void refilled_in_other_context(void)
 {
-	refill(REFILL(1, false), nothing);
+	refill(REFILL(1, REFILL_READ), nothing);
 }
 
 static void other_refill_address(void)
@@ -971,7 +970,7 @@ static void other_refill_address(void)
 
 static void refilled_by_other_address(void)
 {
-	refill(REFILL(0, false), other_refill_address);
+	refill(REFILL(0, REFILL_READ), other_refill_address);
 }
 
 static void other_refill_place(void)
@@ -981,7 +980,7 @@ static void other_refill_place(void)
 
 static void refilled_at_other_place(void)
 {
-	refill(REFILL(0, false), other_refill_place);
+	refill(REFILL(0, REFILL_READ), other_refill_place);
 }
 
 /* Two look-ups that fail into one: of which address does not matter, but it must be one. */
@@ -996,7 +995,7 @@ static void meet_at_refill(void (*before)(void))
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
 	before();
 	patch_rel32(e, first, e->at);
-	put_call(e, REFILL(0, false));
+	put_call(e, REFILL(0, REFILL_READ));
 	put_jmp(e, begin);
 }
 

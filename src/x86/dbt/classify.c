@@ -25,15 +25,14 @@ static const u8 allowed[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 /* All of a register becomes something that does not depend on what it was. */
 static bool overwrites(const struct tinsn *t, const ZydisDecodedOperand *op)
 {
-	switch (t->zi->mnemonic) {
-	case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
-		return op == &t->ops[0] && op->size >= 32;
-	case ZYDIS_MNEMONIC_XOR:
-		return op->size >= 32 && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		       t->ops[0].reg.value == t->ops[1].reg.value;
-	default:
+	const ZydisDecodedOperand *ops = t->ops;
+
+	if (op->size < 32)
 		return false;
-	}
+	if (decode_is_move(t->zi))
+		return op == &ops[0];
+	return t->zi->mnemonic == ZYDIS_MNEMONIC_XOR && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[0].reg.value == ops[1].reg.value;
 }
 
 static bool note_gpr(struct tinsn *t, const ZydisDecodedOperand *op, u8 r)

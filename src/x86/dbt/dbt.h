@@ -45,7 +45,11 @@ enum dbt_frame {
 	FRAME_SIZE = 168,	/* with the return address and six saved registers: a multiple of 16 */
 };
 #define SLOT(offset) MEM_BASE(RSP, offset)
-/* Where the guest's register is, which is one of r9 to r11. */
+/* Guest registers that live in the frame, and where. */
+static inline bool has_home(u8 guest)
+{
+	return guest >= R9 && guest <= R11;
+}
 #define HOME(guest) SLOT(FRAME_R9 + 8 * ((guest) - R9))
 
 /* An instruction that may have to be executed by its C handler. */
@@ -111,6 +115,12 @@ struct dbt_block {
 		u8 len;
 	} *insns;
 };
+
+/* The code offset of what comes first of its straight path. */
+static inline u32 dbt_block_begin(const struct dbt_block *b)
+{
+	return min(min(b->main, b->slot_poll), b->host);
+}
 
 /* The end of a block that begins on the page before. */
 struct dbt_tail {

@@ -15,8 +15,7 @@
  *  3. Records live until all are dropped, together with the blocks, whose sites name them: when there is no
  *     room, and when the interpreter has dropped the thunks they point to.
  *  4. Where an instruction's fixed bytes end is guessed for the hash (shape_of()): a wrong guess costs a second
- *     record, no more.
- *     Whole lengths are guessed for decoded_expect(), with as little harm.
+ *     record, no more. Whole lengths are guessed for decoded_expect(), with as little harm.
  *  5. An invalid encoding has no place in the table, and a record is made anew each time.
  */
 #include "x86/decode/decode.h"

@@ -19,7 +19,7 @@ static_assert(sizeof(struct decoded) <= 4 * 64, "each is read from memory that n
 
 /*
  * The record of the instruction at bytes; NULL: not all of it is there. The caller has made sure of room
- * (decoded_has_room()) and of that for thunks.
+ * (decode_cache_has_room()) and of that for thunks.
  */
 const struct decoded *decoded_get(struct trans *tr, const u8 *bytes, unsigned avail);
 /* These bytes are asked for next, one instruction after the other: what that needs is fetched to the host's caches, all of it at a time. */

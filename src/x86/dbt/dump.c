@@ -134,7 +134,7 @@ static void put_block(struct text *t, const struct vcpu *vcpu, const struct dbt_
 		      const u32 *starts, unsigned nr)
 {
 	const struct dbt *dbt = vcpu->arch.dbt;
-	u32 begin = min(min(b->main, b->slot_poll), b->host), off = 0;
+	u32 begin = dbt_block_begin(b), off = 0;
 	char guest[200], line[260];
 	struct disassembler d;
 

@@ -22,7 +22,7 @@ static u8 renamed(const ZydisDecodedOperand *op, bool exchanged, bool *high8)
 	*high8 &= !exchanged;
 	if (r == INSN_NOREG || *high8)
 		return NOREG;
-	return r == RSP ? GUEST_RSP : r >= R9 && r <= R11 ? HOMED | (r - R9) : r;
+	return r == RSP ? GUEST_RSP : has_home(r) ? HOMED | (r - R9) : r;
 }
 
 static void set_fields(struct encoding *n, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, u8 r, u8 b)
@@ -116,14 +116,13 @@ enum use { NOT_KNOWN, READ, WRITTEN };
 /* What a register in rm is to an instruction that would do the same to memory. */
 static enum use use_of_rm(const ZydisDecodedInstruction *zi)
 {
+	if (zi->meta.category == ZYDIS_CATEGORY_CMOV)
+		return READ;
 	if (has_direction(zi))
 		return zi->mnemonic != ZYDIS_MNEMONIC_CMP && !(zi->opcode & 2) ? WRITTEN : READ;
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST:
 	case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
-	case ZYDIS_MNEMONIC_CMOVB: case ZYDIS_MNEMONIC_CMOVBE: case ZYDIS_MNEMONIC_CMOVNB: case ZYDIS_MNEMONIC_CMOVNBE:
-	case ZYDIS_MNEMONIC_CMOVL: case ZYDIS_MNEMONIC_CMOVLE: case ZYDIS_MNEMONIC_CMOVNL: case ZYDIS_MNEMONIC_CMOVNLE:
-	case ZYDIS_MNEMONIC_CMOVZ: case ZYDIS_MNEMONIC_CMOVNZ: case ZYDIS_MNEMONIC_CMOVS: case ZYDIS_MNEMONIC_CMOVNS:
 		return READ;
 	case ZYDIS_MNEMONIC_IMUL:
 		return zi->operand_count_visible > 1 ? READ : NOT_KNOWN;

@@ -54,7 +54,7 @@ static const char *context_name(const struct dbt_block *b)
 void perfmap_block(const struct dbt *d, const struct dbt_block *b)
 {
 	const unsigned long long va = b->page + b->va, rx = (unsigned long)d->mem.rx;
-	u32 begin = min(min(b->main, b->slot_poll), b->host);
+	u32 begin = dbt_block_begin(b);
 	char lines[200];
 
 	if (likely(!wanted()))

@@ -102,6 +102,13 @@ static void put_restore(struct emit *e)
 	put_load(e, RCX, SLOT(CALLED + FRAME_REFILL + 8));
 }
 
+/* There is nothing to be done: return past the jump to the look-up. */
+static void put_skip(struct emit *e)
+{
+	put_alu_mem_imm(e, W8, 0, SLOT(0), DBT_REFILL_SKIP);
+	put8(e, 0xc3);
+}
+
 static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
 {
 	const s32 tlb = offsetof(struct mmu, tlbs) + ctx * sizeof(struct tlb), second = tlb + offsetof(struct tlb, second);
@@ -144,8 +151,7 @@ static u32 emit_refill(struct dbt *d, unsigned ctx, bool write)
 		patch_rel32(e, none[i], e->at);
 	put_restore(e);
 	patch_rel32(e, crosses, e->at);
-	put_alu_mem_imm(e, W8, 0, SLOT(0), DBT_REFILL_SKIP);
-	put8(e, 0xc3);
+	put_skip(e);
 	return begin;
 }
 
@@ -171,8 +177,7 @@ static u32 emit_stack_refill(struct dbt *d, unsigned ctx)
 	put_store(e, MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, stack_delta)), T0);
 	put8(e, 0xc3);
 	patch_rel32(e, crosses, e->at);
-	put_alu_mem_imm(e, W8, 0, SLOT(0), DBT_REFILL_SKIP);
-	put8(e, 0xc3);
+	put_skip(e);
 	return begin;
 }
 

@@ -250,7 +250,7 @@ static inline s32 jump_entry(unsigned ctx, u64 i, size_t field)
 
 static inline bool is_homed(u8 guest)
 {
-	return (guest >= R9 && guest <= R11) || guest == PAGE_REG;
+	return has_home(guest) || guest == PAGE_REG;
 }
 
 /* A guest register's value in a host register: its own, or tmp. */

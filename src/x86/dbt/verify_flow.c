@@ -60,7 +60,7 @@ static void forget_reg(struct state *s, u8 r)
 {
 	if (r == RSP)
 		s->reg[GUEST_RSP] = any;
-	else if (r >= R9 && r <= R11)
+	else if (has_home(r))
 		s->slot[FRAME_R9 / 8 + r - R9] = any;
 	else
 		s->reg[r] = any;

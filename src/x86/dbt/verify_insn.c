@@ -228,12 +228,6 @@ static bool store(struct dbt_verifier *v, const ZydisDecodedOperand *op, const s
 	return true;
 }
 
-/* What the register was has no say in what it becomes. */
-static bool is_move(ZydisMnemonic m)
-{
-	return m == ZYDIS_MNEMONIC_MOV || m == ZYDIS_MNEMONIC_MOVZX || m == ZYDIS_MNEMONIC_MOVSX || m == ZYDIS_MNEMONIC_MOVSXD;
-}
-
 static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 {
 	bool leaks = any_secret_source(v);
@@ -252,7 +246,7 @@ static void write_registers(struct dbt_verifier *v, const struct operand *mem)
 			first = v->zi.operand_width == 64 && v->zi.address_width == 64 ? operand_address(v, &v->ops[1]) :
 				leaks ? secret : any;
 		else if (v->zi.operand_count_visible == 2)
-			first = result(v, first_reg, is_move(v->zi.mnemonic) ? any : *reg_get(v, first_reg), y);
+			first = result(v, first_reg, decode_is_move(&v->zi) ? any : *reg_get(v, first_reg), y);
 		else if (v->zi.mnemonic == ZYDIS_MNEMONIC_RORX && v->zi.operand_width == 64 && v->ops[2].imm.value.u == PAGE_SHIFT - 3)
 			first = shifted(&y, leaks);
 		else

@@ -66,6 +66,13 @@ static inline bool decode_may_keep_flags(const ZydisDecodedInstruction *zi, cons
 	       !(count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 }
 
+/* What the destination was has no say in what it becomes, if all of it is written. */
+static inline bool decode_is_move(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_MOV || zi->mnemonic == ZYDIS_MNEMONIC_MOVZX || zi->mnemonic == ZYDIS_MNEMONIC_MOVSX ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_MOVSXD;
+}
+
 /* MOV, and what has two operands as that does and does arithmetic or logic with them, no more. */
 static inline bool decode_is_move_or_alu(const ZydisDecodedInstruction *zi)
 {
