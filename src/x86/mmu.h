@@ -10,8 +10,9 @@
  *     this vCPU. Everything else takes the slow path.
  *  3. A host pointer from the TLB is used before the next boundary, and only
  *     through the accessors of host/access.h or a thunk, which survive faults.
- *  4. The stack's entry of a TLB (stack_tag) is a copy of one with a write tag, for reads and writes. Whatever takes write tags away
- *     takes it away, too; it outlives its original only when that makes room for another page.
+ *  4. The stack's entry of a TLB (stack_tag) is a copy of one with a write tag, for reads and writes. The fixed ones (fixed_tag) are
+ *     copies for reads, and of those with a write tag for writes. Whatever takes tags away, of all pages or of one that may be theirs,
+ *     takes them all away, too; they outlive their originals only when these make room for other pages.
  *
  * Tags are stored negated: tag + va is the offset in the page when the page
  * matches, so one unsigned compare with PAGE_SIZE - size tests tag, page
@@ -47,6 +48,18 @@ struct tlb {
 	s64 delta[TLB_ENTRIES];		/* host address - va */
 	u64 stack_tag;			/* translated code's: the page that the stack was on lately, or TLB_INVALID... */
 	s64 stack_delta;		/* ...as it was copied from above (dbt/refill.c) */
+	/*
+	 * Translated code's as well: pages that some of its instructions are on each time, as long as a program is where it is. Each
+	 * knows its entry: for reads, for writes. fixed_page is where that page is in the host.
+	 */
+#define TLB_FIXED 1024u
+	u64 fixed_tag[2][TLB_FIXED];
+	u64 fixed_page[2][TLB_FIXED];
+#define TLB_FIXED_LIST 128u
+	u16 fixed_list[TLB_FIXED_LIST];	/* places, in bytes, that were filled since all were empty... */
+	u32 nr_fixed;			/* ...TLB_FIXED_LIST: or others */
+#define TLB_FIXED_HAS 64u
+	bool fixed_has[TLB_FIXED_HAS];	/* by the lower bits of their addresses: there may be entries of such pages */
 	u32 fetch_generation;		/* bumped by every flush: cached rip -> block mappings are stale */
 	u32 nr_used;			/* entries of used[]; TLB_USED_MAX: too many, look at everything */
 #define TLB_USED_MAX 1024

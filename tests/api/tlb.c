@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the software TLB must not make slow, by the counters: two pages that share a place in it, pages that held code
- * once, code on pages that nobody stores to. And what its second level and its entry for the stack must not remember: mappings and
- * permissions that are gone, pages that hold code now, or whose stores are to be noticed.
+ * once, code on pages that nobody stores to. And what its second level and its entries for the stack and for fixed places must not
+ * remember: mappings and permissions that are gone, pages that hold code now, or whose stores are to be noticed.
  */
 #include "both.h"
 
@@ -11,7 +11,7 @@
 #define HANDLER 0x30000u
 #define IDT 0x20000u
 #define STACK 0x300000u
-#define TABLE 0x40000u		/* of B's 2 MiB, in small pages */
+#define TABLE 0x41000u		/* of B's 2 MiB, in small pages; its own page has nothing in common with B */
 #define A 0x1000000u
 #define B 0x2000000u		/* 4096 pages on: the same place */
 #define OTHER 0x2100000u	/* another page for B */
@@ -54,6 +54,29 @@ GUEST_CODE(stack_changes, "mov $0xc300000000, %r11; lea 0x100(%rdi), %r12; mov $
 			  "1: lea 0x800(%rdi), %rsp; mov $20, %eax; 2: push %rax; pop %rbp; dec %eax; jnz 2b; call *%r12; add %rdx, %r10\n"
 			  "lea 0x109(%rdi), %rsp; mov %rcx, %rax; or %r11, %rax; push %rax; dec %ecx; jnz 1b; hlt");
 
+/* GS is B, whose offsets have fixed entries, and A in its way; then something happens to B. */
+#define FIXED_IN_B "mov $100, %ecx; 1: mov %rsi, %gs:0x7f8; mov (%rsi), %rax; mov %rax, 8(%rsi); mov %gs:0x800, %rdx; dec %ecx; jnz 1b\n"
+GUEST_CODE(fixed_stays, "mov $100000, %ecx; 1: mov %rcx, %gs:0x7f8; mov (%rsi), %rax; mov %rax, 8(%rsi); mov %gs:0x7f8, %rdx\n"
+			"add %rdx, %rbx; dec %ecx; jnz 1b; hlt");
+GUEST_CODE(two_fixed, "mov $100000, %ecx; 1: mov %rcx, %gs:0x7f8; mov %rsi, %fs:0x7f8; add %gs:0x7f8, %rbx; mov %fs:0x7f8, %rdx\n"
+		      "dec %ecx; jnz 1b; hlt");
+GUEST_CODE(fixed_remap, FIXED_IN_B "mov %r8, (%r9); invlpg (%rdi); mov %rdi, %gs:0x7f8; mov %gs:0x800, %rbx; hlt");
+GUEST_CODE(fixed_reload, FIXED_IN_B "mov %r8, (%r9); mov %cr3, %rax; mov %rax, %cr3; mov %rdi, %gs:0x7f8; mov %gs:0x800, %rbx; hlt");
+/* B is the last of more pages than are remembered one by one. Its table is there already: what is filled drops them, too. */
+GUEST_CODE(fixed_many, "mov (%r9), %rax; mov %rax, (%r9); mov $3, %ecx; 1: .set page, 200 * 4096; .rept 200; mov %gs:page + 0x800, %rax; .set page, page - 4096; .endr\n"
+		       "mov %rsi, %gs:0x7f8; dec %ecx; jnz 1b; mov %r8, (%r9); mov %cr3, %rax; mov %rax, %cr3\n"
+		       "mov %rdi, %gs:0x7f8; mov %gs:0x800, %rbx; hlt");
+/* Stores look anew: what they find is what reads see, too. */
+GUEST_CODE(fixed_found, "mov $100, %ecx; 1: mov %gs:0x800, %rax; dec %ecx; jnz 1b; mov %r8, (%r9); mov %rdi, 0x7f8(%rdi); mov %gs:0x800, %rbx; hlt");
+GUEST_CODE(fixed_protect, "mov $100, %ecx; 1: mov %rcx, %gs:0; mov %gs:8, %rax; dec %ecx; jnz 1b\n"
+			  "mov %r8, (%r9); invlpg (%rdi); mov %gs:0, %rbx; mov %rdi, %gs:0; hlt");
+GUEST_CODE(fixed_logged, FIXED_IN_B "hlt");
+GUEST_CODE(fixed_read, "mov $100, %ecx; 1: mov %gs:0, %rax; mov %gs:0xffc, %rdx; add %rax, %rbx; add %rdx, %rbx; dec %ecx; jnz 1b; hlt");
+/* Not the page, but the base is another from time to time. */
+GUEST_CODE(fixed_base, "mov $100, %ecx; 1: mov %gs:0, %rax; add %rax, %rbx; mov %gs:0, %rax; add %rax, %rbx; swapgs; dec %ecx; jnz 1b; hlt");
+GUEST_CODE(fixed_changes, "mov $1000, %ecx; lea 0x100(%rdi), %r12; 1: mov $20, %eax; 2: mov %rax, %gs:0x7f8; mov %gs:0x7f8, %rbp; dec %eax; jnz 2b\n"
+			  "call *%r12; add %rdx, %r10; mov %ecx, %gs:0x101; dec %ecx; jnz 1b; hlt");
+
 static struct kvmtest open_guest(const uint8_t *code, size_t len)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 0);
@@ -74,6 +97,8 @@ static struct kvmtest open_guest(const uint8_t *code, size_t len)
 	s.idt.base = IDT;
 	s.idt.limit = 0xfff;
 	s.cr0 |= 0x10000;
+	s.fs.base = A;
+	s.gs.base = B;
 	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &s) == 0);
 	return t;
 }
@@ -205,8 +230,28 @@ static void test_stack_stays(void)
 	kvmtest_done(&t);
 }
 
-/* What is pushed afterwards is in the other page, and what was there is read. */
-static void check_stack_moves(struct kvmtest t)
+/* Nor do they cost one at a fixed place; two may have the same entry. */
+static void test_fixed_stays(void)
+{
+	struct kvmtest t = OPEN(fixed_stays);
+	long long calls = kvmtest_stat(t.vcpu, "dbt_slow_calls"), refills = kvmtest_stat(t.vcpu, "dbt_refills");
+
+	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	if (counters_tell()) {
+		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
+		CHECK(kvmtest_stat(t.vcpu, "dbt_refills") - refills < FEW);
+	}
+	kvmtest_done(&t);
+	t = OPEN(two_fixed);
+	calls = kvmtest_stat(t.vcpu, "dbt_slow_calls");
+	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	if (counters_tell())
+		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
+	kvmtest_done(&t);
+}
+
+/* What is stored afterwards is in the other page, and what was there is read. */
+static void check_page_moves(struct kvmtest t)
 {
 	*(uint64_t *)(t.mem + OTHER + 0x800) = 11;
 	for (unsigned i = 0; i < 2; i++) {
@@ -219,13 +264,9 @@ static void check_stack_moves(struct kvmtest t)
 	kvmtest_done(&t);
 }
 
-static void test_stack_gone(void)
+/* The page may not be stored to any more, and holds a function that changes. */
+static void check_protected(struct kvmtest t)
 {
-	struct kvmtest t;
-
-	check_stack_moves(OPEN(stack_remap));
-	check_stack_moves(OPEN(stack_reload));
-	t = OPEN(stack_protect);
 	for (unsigned i = 0; i < 2; i++) {
 		struct kvm_regs r;
 
@@ -236,28 +277,68 @@ static void test_stack_gone(void)
 		CHECK_EQ(*(uint64_t *)(t.mem + B), 1);
 	}
 	kvmtest_done(&t);
-	t = OPEN(stack_changes);
+}
+
+/* It was read-only, and is another one. */
+static void check_found(struct kvmtest t)
+{
+	*(uint64_t *)(t.mem + OTHER + 0x800) = 11;
+	for (unsigned i = 0; i < 2; i++) {
+		((uint64_t *)(t.mem + TABLE))[0] = B | 0x65;
+		CHECK_EQ(run(&t, OTHER | 0x67).rbx, 11);
+		CHECK_EQ(*(uint64_t *)(t.mem + OTHER + 0x7f8), B);
+	}
+	kvmtest_done(&t);
+}
+
+static void check_code_changes(struct kvmtest t)
+{
 	memcpy(t.mem + B + 0x100, function, sizeof(function));
 	CHECK_EQ(run(&t, 0).r10, 1000 * 1001 / 2 - 1);
 	kvmtest_done(&t);
 }
 
-/* A page that cannot be stored to, and a word on that and the next one. */
-static void test_stack_read(void)
+static void test_fixed_gone(void)
 {
-	struct kvmtest t = OPEN(stack_read);
+	check_page_moves(OPEN(fixed_remap));
+	check_page_moves(OPEN(fixed_reload));
+	check_page_moves(OPEN(fixed_many));
+	check_found(OPEN(fixed_found));
+	check_protected(OPEN(fixed_protect));
+	check_code_changes(OPEN(fixed_changes));
+}
 
-	((uint64_t *)(t.mem + TABLE))[0] = B | 0x65;
-	*(uint64_t *)(t.mem + B + 0xffc) = 9;
-	CHECK_EQ(run(&t, 0).rbx, 100 * (5 + 9));
+static void test_fixed_base(void)
+{
+	struct kvmtest t = OPEN(fixed_base);
+
+	kvmtest_set_msr(&t, 0xc0000102, A);
+	CHECK_EQ(run(&t, 0).rbx, 100 * (3 + 5));
 	kvmtest_done(&t);
 }
 
-/* Each run stores to the stack's page, and to the one of A. */
-static void test_stack_logged(void)
+static void test_stack_gone(void)
+{
+	check_page_moves(OPEN(stack_remap));
+	check_page_moves(OPEN(stack_reload));
+	check_protected(OPEN(stack_protect));
+	check_code_changes(OPEN(stack_changes));
+}
+
+/* A page that cannot be stored to, and a word on that and the next one. */
+static void check_read_only(struct kvmtest t)
+{
+	((uint64_t *)(t.mem + TABLE))[0] = B | 0x65;
+	*(uint64_t *)(t.mem + B + 0xffc) = 9;
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(run(&t, 0).rbx, 100 * (5 + 9));
+	kvmtest_done(&t);
+}
+
+/* Each run stores to the pages of A and B. */
+static void check_logged(struct kvmtest t)
 {
 	static uint64_t bitmap[MEM / 4096 / 64];
-	struct kvmtest t = OPEN(stack_logged);
 	struct kvm_userspace_memory_region region = { .flags = KVM_MEM_LOG_DIRTY_PAGES, .memory_size = MEM, .userspace_addr = (uintptr_t)t.mem };
 	struct kvm_dirty_log log = { .dirty_bitmap = bitmap };
 
@@ -277,8 +358,13 @@ static void test(void)
 {
 	test_stack_stays();
 	test_stack_gone();
-	test_stack_read();
-	test_stack_logged();
+	test_fixed_stays();
+	test_fixed_gone();
+	test_fixed_base();
+	check_read_only(OPEN(stack_read));
+	check_read_only(OPEN(fixed_read));
+	check_logged(OPEN(stack_logged));
+	check_logged(OPEN(fixed_logged));
 	test_alternate();
 	test_new_code();
 	test_gone();

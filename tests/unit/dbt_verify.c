@@ -22,16 +22,16 @@
 #define SLOW 256u
 #define LOAD_VEC 320u
 #define LOAD_X87 384u
-#define REFILL(ctx, kind) (448u + 48 * (ctx) + 16 * (kind))
+#define REFILL(ctx, kind) (448u + 80 * (ctx) + 16 * (kind))
 #define STUB_BAD 70u
 #define NR_LINKS 10u
-#define JUMP_LINKED(relative) (640u + 16 * (relative))
-#define JUMP(ctx, indirect) (704u + 32 * (ctx) + 16 * (indirect))
+#define JUMP_LINKED(relative) (704u + 16 * (relative))
+#define JUMP(ctx, indirect) (768u + 32 * (ctx) + 16 * (indirect))
 
 static struct vcpu *vcpu;
 static struct dbt *d;
 static struct emit *e;
-static u32 cold_field;	/* distance that is to lead to the slow path */
+static u32 cold_fields[4], nr_cold;	/* distances that are to lead to the slow path */
 static u32 row_stub;	/* where faults lead to; 0: the slow path */
 static u32 cold_at;	/* where the slow path begins */
 static bool no_end;	/* the straight path has none */
@@ -67,6 +67,11 @@ static void look_up(s32 disp, bool write)
 }
 
 /* The distance of the branch that is taken if cc. */
+static void to_cold(u32 field)
+{
+	cold_fields[nr_cold++] = field;
+}
+
 static u32 compare_branch(unsigned size, u8 cc)
 {
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - size);
@@ -75,7 +80,7 @@ static u32 compare_branch(unsigned size, u8 cc)
 
 static void compare(unsigned size)
 {
-	cold_field = compare_branch(size, CC_A);
+	to_cold(compare_branch(size, CC_A));
 }
 
 static void check(s32 disp, unsigned size, bool write)
@@ -379,7 +384,7 @@ static void meet(s32 moved)
 	u32 slow, join;
 
 	check(8, 16, true);
-	slow = cold_field;
+	slow = cold_fields[--nr_cold];
 	put_lea(e, RAX, MEM_BASE(RAX, 8));
 	put_jmp(e, 0);
 	join = e->at - 4;
@@ -402,7 +407,7 @@ static void meet_from_cold(s32 moved)
 	u32 slow, join;
 
 	check(8, 16, true);
-	slow = cold_field;
+	slow = cold_fields[--nr_cold];
 	put_lea(e, RAX, MEM_BASE(RAX, 8));
 	join = e->at;
 	row();
@@ -578,7 +583,7 @@ static void wrong_condition(void)
 	look_up(8, false);
 	put_alu_imm(e, W8, 7, T0, PAGE_SIZE - 8);
 	put_jcc(e, CC_BE, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 	put_load(e, T1, MEM_GS(T1, delta(0)));
 	row();
 	put_load(e, RCX, operand(8));
@@ -589,7 +594,7 @@ static void narrow_compare(void)
 	look_up(8, false);
 	put_alu_imm(e, W4, 7, T0, PAGE_SIZE - 8);
 	put_jcc(e, CC_A, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 	put_load(e, T1, MEM_GS(T1, delta(0)));
 	row();
 	put_load(e, RCX, operand(8));
@@ -868,7 +873,7 @@ static void x87_check(u8 cc)
 	put_rm(e, W4, 0x80, 7, SLOT(FRAME_X87));
 	put8(e, 0);
 	put_jcc(e, cc, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 }
 
 static void x87_checked(void)
@@ -1221,6 +1226,232 @@ static void stack_offset_kept(void)
 	store_stack(-8);
 }
 
+/* ---- fixed entries ---------------------------------------------------------------------------------- */
+
+/* Those for writes come last. */
+static struct hmem fixed_tag(unsigned ctx, unsigned n)
+{
+	return MEM_GS(NOREG, offsetof(struct mmu, tlbs[0].fixed_tag) + ctx * sizeof(struct tlb) + 8 * n);
+}
+
+static struct hmem fixed_page(unsigned ctx, unsigned n)
+{
+	return MEM_GS(NOREG, offsetof(struct mmu, tlbs[0].fixed_page) + ctx * sizeof(struct tlb) + 8 * n);
+}
+
+/* T0 = offset of rsi + 16 in the page of entry n */
+static void look_up_fixed(unsigned n)
+{
+	put_lea(e, T0, MEM_BASE(RSI, 16));
+	put_rm(e, W8, 0x03, T0, fixed_tag(0, n));
+}
+
+/* T0 = host address */
+static void add_fixed_page(unsigned ctx, unsigned n)
+{
+	put_rm(e, W8, 0x03, T0, fixed_page(ctx, n));
+}
+
+static void check_fixed(unsigned n)
+{
+	look_up_fixed(n);
+	compare(8);
+	add_fixed_page(0, n);
+}
+
+static void read_by(u8 base, s32 disp)
+{
+	row();
+	put_load(e, RCX, MEM_BASE(base, disp));
+}
+
+static void write_by(u8 base)
+{
+	row();
+	put_store(e, MEM_BASE(base, 0), RCX);
+}
+
+static void fixed_read(void)
+{
+	check_fixed(3);
+	read_by(T0, 0);
+}
+
+static void fixed_written(void)
+{
+	check_fixed(TLB_FIXED + 3);
+	write_by(T0);
+}
+
+static void fixed_read_is_written(void)
+{
+	check_fixed(3);
+	write_by(T0);
+}
+
+static void fixed_beyond(void)
+{
+	check_fixed(3);
+	read_by(T0, 1);
+}
+
+static void fixed_pointer_kept(void)
+{
+	check_fixed(TLB_FIXED + 3);
+	put_mov(e, T1, T0);
+	put_store(e, SLOT(FRAME_DELTA), T1);
+	write_by(T1);
+	check_fixed(5);
+	read_by(T0, 0);
+	put_load(e, T1, SLOT(FRAME_DELTA));
+	write_by(T1);
+}
+
+static void fixed_page_of_other_entry(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	add_fixed_page(0, 4);
+	read_by(T0, 0);
+}
+
+static void fixed_page_of_other_array(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	add_fixed_page(0, TLB_FIXED + 3);
+	read_by(T0, 0);
+}
+
+static void fixed_page_of_other_context(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	add_fixed_page(1, 3);
+	read_by(T0, 0);
+}
+
+static void fixed_unchecked(void)
+{
+	look_up_fixed(3);
+	add_fixed_page(0, 3);
+	read_by(T0, 0);
+}
+
+static void fixed_page_before_check(void)
+{
+	put_load(e, T1, fixed_page(0, 3));
+	look_up_fixed(3);
+	compare(8);
+	put_rr(e, W8, 0x01, T1, T0);
+	read_by(T0, 0);
+}
+
+/* The page is no difference: it belongs to the offset. */
+static void fixed_page_and_address(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	put_load(e, T1, fixed_page(0, 3));
+	row();
+	put_load(e, RCX, MEM_SIB(RSI, T1, 0, 16));
+}
+
+static void fixed_page_of_latest(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	put_store(e, SLOT(FRAME_TMP0), T0);
+	look_up_fixed(4);
+	compare(8);
+	put_load(e, T0, SLOT(FRAME_TMP0));
+	add_fixed_page(0, 3);
+	read_by(T0, 0);
+}
+
+static void fixed_offset_kept(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	put_store(e, SLOT(FRAME_TMP0), T0);
+	put_call(e, LOAD_VEC);
+	put_load(e, T0, SLOT(FRAME_TMP0));
+	add_fixed_page(0, 3);
+	read_by(T0, 0);
+}
+
+static void fixed_page_leaked(void)
+{
+	look_up_fixed(3);
+	compare(8);
+	put_load(e, RAX, fixed_page(0, 3));
+}
+
+static void fixed_past_the_last(void)
+{
+	check_fixed(2 * TLB_FIXED);
+	read_by(T0, 0);
+}
+
+static void fixed_entry_written(void)
+{
+	put_store(e, fixed_page(0, 3), RCX);
+}
+
+/* Look up, refill, look up again. */
+static void fixed_refill(unsigned n, u32 stub, u64 place)
+{
+	const u32 begin = e->at;
+	u32 matched;
+
+	look_up_fixed(n);
+	matched = compare_branch(8, CC_BE);
+	put_mov_imm(e, T1, place);
+	put_call(e, stub);
+	put_jmp(e, begin);
+	put_mov_imm(e, T0, 0);
+	put_jmp(e, EXIT_SLOT);
+	patch_rel32(e, matched, e->at);
+	add_fixed_page(0, n);
+	read_by(T0, 0);
+}
+
+static void fixed_refilled(void)
+{
+	fixed_refill(3, REFILL(0, REFILL_FIXED_READ), 24);
+	fixed_refill(TLB_FIXED + 3, REFILL(0, REFILL_FIXED_WRITE), 24);
+}
+
+static void fixed_refilled_for_writing(void)
+{
+	fixed_refill(3, REFILL(0, REFILL_FIXED_WRITE), 24);
+}
+
+static void fixed_refilled_for_reading(void)
+{
+	fixed_refill(TLB_FIXED + 3, REFILL(0, REFILL_FIXED_READ), 24);
+}
+
+static void fixed_refilled_elsewhere(void)
+{
+	fixed_refill(3, REFILL(0, REFILL_FIXED_READ), 32);
+}
+
+static void fixed_refilled_as_plain(void)
+{
+	fixed_refill(3, REFILL(0, REFILL_READ), 24);
+}
+
+static void fixed_refilled_as_stack(void)
+{
+	fixed_refill(TLB_FIXED + 3, REFILL(0, REFILL_STACK), 24);
+}
+
+static void fixed_refilled_in_other_context(void)
+{
+	fixed_refill(3, REFILL(1, REFILL_FIXED_READ), 24);
+}
+
 static void middle_of_instruction(void)
 {
 	put_jcc(e, CC_E, e->at + 8);
@@ -1308,7 +1539,7 @@ static struct hmem jumps_entry(unsigned i, size_t field)
 static void lea_cold(void)
 {
 	put_lea_code(e, T0, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 }
 
 static void note_at(struct hmem va, struct hmem at)
@@ -1533,7 +1764,7 @@ static void compare_jump(struct hmem va, u8 cc, struct hmem code)
 {
 	put_rm(e, W8, 0x3b, T0, va);
 	put_jcc(e, cc, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 	put_rm(e, W4, 0xff, 4, code);
 }
 
@@ -1611,7 +1842,7 @@ static void returned_place_changed(void)
 	return_place();
 	put_rm(e, W8, 0x3b, T0, returns_at(0, VA));
 	put_jcc(e, CC_NE, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 	put_rm(e, W4, 0x8d, T1, MEM_BASE(GUEST_RSP, 8));
 	put_alu_imm(e, W4, 4, T1, (RETURN_CACHE - 1) * 8);
 	put_rm(e, W4, 0xff, 4, returns_at(0, CODE));
@@ -1710,7 +1941,7 @@ static void compare_link(s32 at)
 	put_load(e, T1, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
 	put_rm(e, W8, 0x3b, T1, MEM_GS(NOREG, at));
 	put_jcc(e, CC_NE, 0);
-	cold_field = e->at - 4;
+	to_cold(e->at - 4);
 }
 
 static void link_compared(void)
@@ -1817,6 +2048,12 @@ static const struct {
 	BAD(jump_entry_not_compared), BAD(middle_of_instruction),
 	GOOD(refilled), BAD(refilled_for_writing), BAD(refilled_in_other_context), BAD(refilled_by_other_address),
 	BAD(refilled_at_other_place), GOOD(refills_meet), BAD(refills_meet_apart),
+	GOOD(fixed_read), GOOD(fixed_written), BAD(fixed_read_is_written), BAD(fixed_beyond), GOOD(fixed_pointer_kept),
+	BAD(fixed_page_of_other_entry), BAD(fixed_page_of_other_array), BAD(fixed_page_of_other_context), BAD(fixed_unchecked),
+	BAD(fixed_page_before_check), BAD(fixed_page_and_address), BAD(fixed_page_of_latest), BAD(fixed_offset_kept),
+	BAD(fixed_page_leaked), BAD(fixed_past_the_last), BAD(fixed_entry_written), GOOD(fixed_refilled), BAD(fixed_refilled_for_writing),
+	BAD(fixed_refilled_for_reading), BAD(fixed_refilled_elsewhere), BAD(fixed_refilled_as_plain), BAD(fixed_refilled_as_stack),
+	BAD(fixed_refilled_in_other_context),
 	GOOD(stack_pushed), BAD(stack_of_other_context), GOOD(stack_by_pointer), BAD(stack_beyond), BAD(stack_unchecked),
 	BAD(stack_delta_before_check), BAD(stack_other_address), BAD(stack_delta_of_latest), BAD(stack_delta_for_tag),
 	BAD(stack_tag_for_delta), BAD(stack_tag_kept), BAD(stack_indexed), BAD(stack_entry_written), BAD(stack_delta_leaked),
@@ -1851,7 +2088,7 @@ static bool verify(void (*body)(void), const char **why)
 	u32 end;
 
 	d->nr_faults = 0;
-	cold_field = row_stub = 0;
+	nr_cold = row_stub = 0;
 	cold_at = COLD;
 	no_end = false;
 	e->at = BEGIN;
@@ -1862,8 +2099,8 @@ static bool verify(void (*body)(void), const char **why)
 	}
 	end = e->at;
 	e->at = cold_at;
-	if (cold_field)
-		patch_rel32(e, cold_field, e->at);
+	for (u32 i = 0; i < nr_cold; i++)
+		patch_rel32(e, cold_fields[i], e->at);
 	for (u32 i = 0; i < d->nr_faults; i++)
 		d->faults[i].stub = row_stub ? row_stub : e->at;
 	b = (struct dbt_block){ .main = BEGIN, .slot = BEGIN, .slot_poll = BEGIN, .host = BEGIN, .host_poll = BEGIN,

@@ -277,20 +277,21 @@ static bool returns_wanted(const struct trans *tr)
 	return tr->ctx < DBT_REFILL_CTXS && tr->width == W8 && !tr->d->diff;
 }
 
-/* A call has pushed its return address, ret: where that will go on. */
+/* Is it noted where a call's return address, ret, will go on? */
+static bool return_wanted(const struct trans *tr, u64 ret)
+{
+	return returns_wanted(tr) && same_page(tr, ret);
+}
+
+/* A call has pushed its return address, ret, which is in T0: where that will go on. Flags are in the slot. */
 static void put_return_note(struct trans *tr, u64 ret)
 {
 	struct emit *e = tr->e;
-	struct cold *c;
+	struct cold *c = cold_new(tr, COLD_EXIT);
 
-	if (!returns_wanted(tr) || !same_page(tr, ret))
-		return;
-	flags_clobber(tr, FLAGS_ALL);
-	c = cold_new(tr, COLD_EXIT);
 	c->index = exit_new(tr, ret, false);
 	tr->d->exits[c->index].returned_to = true;
 	put_return_place(tr, 0);
-	put_code_address(tr, T0, ret);
 	put_store(e, return_entry(tr, JUMP_VA), T0);
 	put_lea_code(e, T0, 0);
 	c->fields[c->nr_fields++] = e->at - 4;
@@ -338,10 +339,11 @@ static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 	}
 }
 
+/* Pushes it, and notes it. Flags are lost, or in the slot. */
 static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c)
 {
 	u64 ret = next_rip(tr, t);
-	bool imm = !tr->relative && fits_imm(tr, ret);
+	bool noted = return_wanted(tr, ret), imm = !noted && !tr->relative && fits_imm(tr, ret);
 	struct hmem m;
 
 	put_stack_word(tr, t, true, &m, c);
@@ -353,6 +355,11 @@ static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c
 	else
 		put_store(tr->e, m, T0);
 	put_add_rsp(tr, -(s32)word(tr));
+	slow_end(tr, c, 0);
+	if (!noted)
+		return;
+	c->target = ret;
+	put_return_note(tr, ret);
 }
 
 void emit_jump(struct trans *tr, struct tinsn *t)
@@ -375,10 +382,9 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_exit(tr, target);
 		break;
 	case K_CALL:
-		c = slow_new(tr, t);
-		put_return_address(tr, t, c);
-		slow_end(tr, c, 0);
-		put_return_note(tr, next);
+		if (return_wanted(tr, next))
+			flags_clobber(tr, FLAGS_ALL);
+		put_return_address(tr, t, slow_new(tr, t));
 		put_exit(tr, target);
 		break;
 	case K_CALL_IND:
@@ -387,8 +393,6 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_target(tr, t, c);
 		put_store(tr->e, SLOT(FRAME_TMP0), T0);
 		put_return_address(tr, t, c);
-		slow_end(tr, c, 0);
-		put_return_note(tr, next);
 		put_load(tr->e, T0, SLOT(FRAME_TMP0));
 		put_jump_indirect(tr, c->index);
 		break;

@@ -279,6 +279,8 @@ enum kind classify_insn(struct trans *tr, struct tinsn *t)
 	switch (t->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_STI: return kernel ? K_STI : K_HANDLER;
 	case ZYDIS_MNEMONIC_CLI: return kernel ? K_CLI : K_HANDLER;
+	case ZYDIS_MNEMONIC_CLD: return K_CLD;
+	case ZYDIS_MNEMONIC_SWAPGS: return kernel && !code32(t) ? K_SWAPGS : K_HANDLER;
 	case ZYDIS_MNEMONIC_PUSHFQ: return K_PUSHF;
 	default: break;
 	}

@@ -144,6 +144,8 @@ void put_cold(struct trans *tr, struct cold *c)
 		put_call(e, tr->d->slow);
 		if (c->x87)
 			put_call(e, tr->d->load_x87);
+		if (c->target)
+			put_code_address(tr, T0, c->target);
 		if (c->host_flags)
 			flags_restore(e);
 		put_jmp(e, c->resume);

@@ -172,8 +172,8 @@ struct dbt_fault_row {
 #define DBT_BLOCK_CODE (32u << 10)	/* more than any block needs; checked before each translation... */
 #define DBT_BLOCK_PART (DBT_BLOCK_CODE / 2)	/* ...half of it for the straight path, half for the rest */
 
-/* What a look-up has asked: the tags for reads, those for writes, the stack's entry. */
-enum refill_kind { REFILL_READ, REFILL_WRITE, REFILL_STACK, NR_REFILLS };
+/* What a look-up has asked: the tags for reads, those for writes, the stack's entry, a fixed one. */
+enum refill_kind { REFILL_READ, REFILL_WRITE, REFILL_STACK, REFILL_FIXED_READ, REFILL_FIXED_WRITE, NR_REFILLS };
 
 struct dbt {
 	struct codemem mem;
@@ -214,6 +214,14 @@ struct dbt {
 	u32 jump_linked[2];		/* from absolute, relative code */
 	u32 nr_links;			/* mmu.jump_links in use */
 	u32 common_faults;	/* rows of these */
+	/* What pages the fixed entries of each TLB are for (operand.c), the next one to be given away, and where to look for a page's. */
+	struct dbt_fixed {
+		u64 pages[TLB_FIXED];
+		u32 next;
+#define DBT_FIXED_SHIFT 8
+#define DBT_FIXED_NEAR 8u
+		u16 places[1u << DBT_FIXED_SHIFT][DBT_FIXED_NEAR];
+	} fixed[NR_TLBS];
 	u32 return_none;	/* an empty entry of mmu.returns */
 	u32 enter, slow, slow_on, exit_slot, exit_host, exit_indirect, load_vec, load_x87;
 	struct dbt_scratch *scratch;	/* translate.c */

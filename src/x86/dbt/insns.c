@@ -136,6 +136,27 @@ static void put_rflags_bits(struct trans *tr, u32 set, u32 clear)
 		put_alu_mem_imm(tr->e, W4, 4, MEM_BASE(T1, VCPU(rflags)), ~clear);
 }
 
+static void emit_cld(struct trans *tr, struct tinsn *t)
+{
+	flags_clobber(tr, t->live_before);
+	put_rflags_bits(tr, 0, X86_EFLAGS_DF);
+}
+
+/* Leaves flags alone. */
+static void emit_swapgs(struct trans *tr)
+{
+	struct emit *e = tr->e;
+
+	put_load(e, T0, SLOT(FRAME_VCPU));
+	put_load(e, T1, MEM_BASE(T0, VCPU(msr.kernel_gs_base)));
+	put_store(e, SLOT(FRAME_TMP0), T1);
+	put_load(e, T1, SLOT(FRAME_GS));
+	put_store(e, MEM_BASE(T0, VCPU(msr.kernel_gs_base)), T1);
+	put_load(e, T1, SLOT(FRAME_TMP0));
+	put_store(e, MEM_BASE(T0, VCPU(seg[SEG_GS].base)), T1);
+	put_store(e, SLOT(FRAME_GS), T1);
+}
+
 static void emit_ac(struct trans *tr, struct tinsn *t)
 {
 	bool set = t->kind == K_STAC;
@@ -194,6 +215,8 @@ void emit_insn(struct trans *tr, struct tinsn *t)
 	case K_CLAC: emit_ac(tr, t); break;
 	case K_CLI:
 	case K_STI: emit_if(tr, t); break;
+	case K_CLD: emit_cld(tr, t); break;
+	case K_SWAPGS: emit_swapgs(tr); break;
 	case K_RET: emit_ret(tr, t); break;
 	case K_LOOP:
 	case K_JRCXZ: emit_count_branch(tr, t); break;

@@ -7,7 +7,10 @@
  *  2. What a range's look-up has found is good until an instruction that is its handler's (ranges.c).
  *  3. What is addressed by the stack pointer, and not far from it, is looked for in the TLB's entry for the stack only, which is at a fixed place and
  *     good for reads and writes. Pages that cannot be there (without a write tag) are their handlers'.
- *  4. T1 keeps a range's difference from one instruction to the next only past those of keeps_t1().
+ *  4. What is at a distance from its code that does not change, in code that may be anywhere, and what is at a constant offset from the
+ *     base of FS or GS, is on the same page again and again: each such instruction has an entry of the TLB's fixed ones, that of the page
+ *     that it is on when it is translated, and shares it with others.
+ *  5. T1 keeps a range's difference from one instruction to the next only past those of keeps_t1().
  */
 #include "x86/dbt/translate.h"
 
@@ -63,12 +66,26 @@ void put_offset(struct trans *tr, const struct ea *ea, u8 index_tmp)
 		put_mov(tr->e, T0, m.base);
 }
 
+/* From the base of FS or GS. */
+static bool is_fixed_offset(const struct ea *ea)
+{
+	return ea->seg >= SEG_FS && ea->base == NOREG && ea->index == NOREG && !ea->addr32 && !ea->flat32 && ea->disp == (s32)ea->disp;
+}
+
 /* T0 = address. index_tmp is lost if the index is homed. */
 static void put_ea(struct trans *tr, const struct ea *ea, u8 index_tmp)
 {
+	const struct hmem base = SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS);
+
+	if (is_fixed_offset(ea)) {
+		put_load(tr->e, T0, base);
+		if (ea->disp)
+			put_lea(tr->e, T0, MEM_BASE(T0, ea->disp));
+		return;
+	}
 	put_offset(tr, ea, index_tmp);
 	if (ea->seg >= SEG_FS)
-		put_rm(tr->e, ea->flat32 ? W4 : W8, 0x03, T0, SLOT(ea->seg == SEG_FS ? FRAME_FS : FRAME_GS));
+		put_rm(tr->e, ea->flat32 ? W4 : W8, 0x03, T0, base);
 }
 
 /* ---- look-up ----------------------------------------------------------------------------------- */
@@ -149,6 +166,41 @@ static void put_stack_lookup(struct trans *tr, const struct ea *ea, u32 size, st
 	put_load(tr->e, T1, MEM_GS(NOREG, tlb_disp(tr, offsetof(struct tlb, stack_delta))));
 }
 
+static bool is_at_fixed(const struct trans *tr, const struct ea *ea)
+{
+	if (ea_is_constant(ea))
+		return tr->ctx == TLB_USER;
+	return tr->ctx < DBT_REFILL_CTXS && (is_fixed_offset(ea) || ea_is_fixed(ea));
+}
+
+/* Which entry is ea's? As long as there are enough of them each page has its own. */
+static u32 fixed_entry(const struct trans *tr, const struct ea *ea)
+{
+	u64 va = ea->disp + (ea->seg >= SEG_FS ? tr->vcpu->arch.seg[ea->seg].base : ea->base == PAGE_REG ? tr->page : 0);
+	struct dbt_fixed *f = &tr->d->fixed[tr->ctx];
+	u16 *near = f->places[(u32)(va >> PAGE_SHIFT) * JUMP_FACTOR >> (32 - DBT_FIXED_SHIFT)], n;
+
+	va &= PAGE_MASK;
+	for (unsigned i = 0; i < DBT_FIXED_NEAR; i++)
+		if (f->pages[near[i]] == va)
+			return near[i];
+	n = f->next++ % TLB_FIXED;
+	near[n % DBT_FIXED_NEAR] = n;
+	f->pages[n] = va;
+	return n;
+}
+
+/* Look up size bytes at ea, which is_at_fixed(): T0 = host address. */
+static void put_fixed_lookup(struct trans *tr, const struct ea *ea, u32 size, bool write, struct cold *c)
+{
+	const s32 place = fixed_entry(tr, ea) * 8;
+	struct lookup l = { .retry = tr->e->at, .place = place, .kind = write ? REFILL_FIXED_WRITE : REFILL_FIXED_READ };
+
+	put_ea(tr, ea, T1);
+	put_compare(tr, l, MEM_GS(NOREG, tlb_disp(tr, offsetof(struct tlb, fixed_tag[write])) + place), size, c);
+	put_rm(tr->e, W8, 0x03, T0, MEM_GS(NOREG, tlb_disp(tr, offsetof(struct tlb, fixed_page[write])) + place));
+}
+
 /*
  * Look up size bytes at ea. Afterwards the operand is *m, and the register returned is free, if any (NOREG): T1 if
  * m is (T0), T0 if it is not part of m. The host's flags are lost.
@@ -165,6 +217,11 @@ u8 put_check(struct trans *tr, const struct ea *ea, unsigned size, bool write, s
 		put_stack_lookup(tr, ea, size, c);
 		*m = MEM_SIB(GUEST_RSP, T1, 0, ea->disp);
 		return T0;
+	}
+	if (is_at_fixed(tr, ea)) {
+		put_fixed_lookup(tr, ea, size, write, c);
+		*m = MEM_BASE(T0, 0);
+		return T1;
 	}
 	put_ea(tr, ea, T1);
 	if (ea_is_constant(ea)) {
@@ -228,6 +285,11 @@ static void put_range_lookup(struct trans *tr, const struct range *r, struct col
 		put_stack_lookup(tr, &ea, r->hi - r->lo, c);
 		if (r->pointers)
 			put_lea(e, T1, MEM_SIB(GUEST_RSP, T1, 0, ea.disp));
+		return;
+	}
+	if (is_at_fixed(tr, &ea)) {
+		put_fixed_lookup(tr, &ea, r->hi - r->lo, r->write, c);
+		put_mov(e, T1, T0);
 		return;
 	}
 	put_ea(tr, &ea, T1);

@@ -12,6 +12,7 @@
  *  3. A tag that has matched means that the access crosses the page.
  *  4. The stack has an entry of its own (operand.c): it is copied from the first level, if that has a write tag. Otherwise the second
  *     level is asked as above, for writing, and the copy is made when the look-up has failed once more. T1 is nothing then.
+ *  5. The same goes for fixed entries, for reading or writing. T1 is the entry's place.
  */
 #include "x86/dbt/dbt.h"
 #include "x86/knobs.h"
@@ -181,12 +182,70 @@ static u32 emit_stack_refill(struct dbt *d, unsigned ctx)
 	return begin;
 }
 
+/* The entry whose place is in rax is one of the page whose negated address is in T0, which is lost. */
+static void put_fixed_kept(struct emit *e, s32 tlb)
+{
+	const struct hmem nr = MEM_GS(NOREG, tlb + (s32)offsetof(struct tlb, nr_fixed));
+	struct hmem list = MEM_GS(T0, tlb + (s32)offsetof(struct tlb, fixed_list));
+	u32 full;
+
+	put_rr(e, W8, 0xf7, 3, T0); /* neg */
+	put_shift_imm(e, W8, 5, T0, PAGE_SHIFT);
+	put_alu_imm(e, W4, 4, T0, TLB_FIXED_HAS - 1);
+	put_rm(e, W4, 0xc6, 0, MEM_GS(T0, tlb + (s32)offsetof(struct tlb, fixed_has)));
+	put8(e, 1);
+	put_rm(e, W4, 0x8b, T0, nr);
+	put_alu_imm(e, W4, 7, T0, TLB_FIXED_LIST);
+	full = put_jcc_later(e, CC_AE);
+	list.scale = 1;
+	put_rm(e, W4, OPC_66 | 0x89, RAX, list);
+	put_rm(e, W4, 0xff, 0, nr);
+	patch_rel32(e, full, e->at);
+}
+
+/* Of two pages that have the same entry each is copied each time: by far not so dear as a call of C. */
+static u32 emit_fixed_refill(struct dbt *d, unsigned ctx, bool write)
+{
+	const s32 tlb = offsetof(struct mmu, tlbs) + ctx * sizeof(struct tlb);
+	const s32 tags = tlb + (s32)offsetof(struct tlb, fixed_tag[write]), pages = tlb + (s32)offsetof(struct tlb, fixed_page[write]);
+	const struct hmem tag = MEM_GS(T1, tlb + (write ? (s32)offsetof(struct tlb, write) : (s32)offsetof(struct tlb, read)));
+	struct emit *e = &d->emit;
+	const u32 begin = e->at = (e->at + 15) & ~15u;
+	u32 crosses;
+
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
+	crosses = put_jcc_later(e, CC_B);
+	put_rm(e, W8, 0x2b, T0, MEM_GS(T1, tags));
+	put_store(e, SLOT(CALLED + FRAME_TMP1), T1);
+	put_tlb_place(e);
+	put_rm(e, W8, 0x03, T0, tag);
+	put_alu_imm(e, W8, 7, T0, PAGE_SIZE);
+	put_jcc(e, CC_AE, d->refill[ctx][write ? REFILL_WRITE : REFILL_READ]);
+	put_store(e, SLOT(CALLED + FRAME_REFILL), RAX);
+	put_load(e, RAX, SLOT(CALLED + FRAME_TMP1));
+	put_load(e, T0, tag);
+	put_store(e, MEM_GS(RAX, tags), T0);
+	put_load(e, T1, MEM_GS(T1, tlb + (s32)offsetof(struct tlb, delta)));
+	put_rr(e, W8, 0x29, T0, T1); /* sub: the tag is the page, negated */
+	put_store(e, MEM_GS(RAX, pages), T1);
+	put_fixed_kept(e, tlb);
+	put_load(e, RAX, SLOT(CALLED + FRAME_VCPU));
+	put_rm(e, W8, 0xff, 0, MEM_BASE(RAX, offsetof(struct vcpu, stat.dbt_refills)));
+	put_load(e, RAX, SLOT(CALLED + FRAME_REFILL));
+	put8(e, 0xc3);
+	patch_rel32(e, crosses, e->at);
+	put_skip(e);
+	return begin;
+}
+
 void dbt_emit_refills(struct dbt *d)
 {
 	for (unsigned ctx = 0; ctx < DBT_REFILL_CTXS; ctx++) {
 		d->refill[ctx][REFILL_READ] = emit_refill(d, ctx, false);
 		d->refill[ctx][REFILL_WRITE] = emit_refill(d, ctx, true);
 		d->refill[ctx][REFILL_STACK] = emit_stack_refill(d, ctx);
+		d->refill[ctx][REFILL_FIXED_READ] = emit_fixed_refill(d, ctx, false);
+		d->refill[ctx][REFILL_FIXED_WRITE] = emit_fixed_refill(d, ctx, true);
 	}
 }
 

@@ -400,6 +400,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	const struct tinsn *last;
 	struct dbt_block *b;
 
+	tr.page = va - tr.va;
 	if (unlikely(tail))
 		decode_across(&tr, page, tail);
 	else
@@ -413,7 +414,7 @@ struct dbt_block *dbt_translate(struct vcpu *vcpu, u64 va, struct dbt_page *page
 	b = dbt_arena_alloc(d, sizeof(*b));
 	*b = (struct dbt_block){
 		.va = tr.va,
-		.page = va - tr.va,
+		.page = tr.page,
 		.gpa = page->gpa | (va & ~PAGE_MASK),
 		.mode_key = vcpu->arch.mode_key,
 		.ctx = ctx,

@@ -6,7 +6,7 @@
 #include "x86/dbt/dbt.h"
 
 enum kind {
-	K_HANDLER, K_NATIVE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_PUSHF, K_STAC, K_CLAC, K_CLI, K_STI,
+	K_HANDLER, K_NATIVE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_PUSHF, K_STAC, K_CLAC, K_CLI, K_STI, K_CLD, K_SWAPGS,
 	K_JCC, K_JMP, K_JMP_IND, K_CALL, K_CALL_IND, K_RET, K_LOOP, K_JRCXZ,
 };
 
@@ -99,7 +99,7 @@ struct cold {
 	bool host_flags;		/* SLOW: put them back; EXIT, JUMP: they are there */
 	u32 nr_rows, row;		/* fault rows to complete */
 	u8 ctx;				/* in force there */
-	u64 target;
+	u64 target;			/* SLOW: goes back into T0, 0: nothing */
 	u8 retired;			/* as trans.retired was */
 	bool x87;			/* SLOW: x87 registers are expected to be live where it joins again */
 	u8 high8;			/* SLOW: at faults it is exchanged with the low byte */
@@ -125,6 +125,7 @@ struct trans {
 	unsigned ctx;
 	u64 va;			/* of the block: if it is relative, in its page. So are all others derived from it */
 	bool relative;
+	u64 page;		/* relative: where that page is at present */
 	bool host, slot;	/* where live flags are */
 	bool vec_live, x87_live;
 	struct x87_note note;

@@ -122,14 +122,29 @@ static void handler(struct dbt_verifier *v, u32 site)
 	s->flags = FLAGS_NONE;
 }
 
+/* Is T1 what a refill needs to know of the place it is for? T0 is the offset that was no good. */
+static bool refill_place(const struct value *t0, const struct value *t1, u8 ctx, enum refill_kind kind)
+{
+	switch (kind) {
+	case REFILL_STACK:
+		return t0->ctx == (ctx | OF_STACK);
+	case REFILL_FIXED_READ:
+	case REFILL_FIXED_WRITE:
+		return t1->kind == CONST && t1->a % 8 == 0 && t1->a / 8 < TLB_FIXED &&
+		       t0->ctx == (ctx | OF_FIXED(t1->a / 8 + t0->write * TLB_FIXED));
+	default:
+		return t0->ctx == ctx && (t1->kind == INDEX ? same_address(t0, t1) :
+					  t1->kind == CONST && !t0->name && t1->a == tlb_index(t0->a) * 8);
+	}
+}
+
 /* T0 and T1 are of one address, whose tag has not matched; the stack's needs no T1. It comes back, or to after the next jump. */
 static bool refill(struct dbt_verifier *v, u8 ctx, enum refill_kind kind)
 {
 	struct value *t0 = &v->now.reg[T0], *t1 = &v->now.reg[T1];
-	bool place = t1->kind == INDEX ? same_address(t0, t1) : t1->kind == CONST && !t0->name && t1->a == tlb_index(t0->a) * 8;
-	bool stack = kind == REFILL_STACK;
+	bool write = kind != REFILL_READ && kind != REFILL_FIXED_READ;
 
-	if (t0->kind != OFFSET || t0->ctx != (stack ? ctx | OF_STACK : ctx) || t0->write != (kind != REFILL_READ) || (!place && !stack))
+	if (t0->kind != OFFSET || t0->write != write || !refill_place(t0, t1, ctx, kind))
 		return refuse(v, "refill of something else than what was looked up");
 	v->now.flags = FLAGS_NONE;
 	*t0 = *t1 = any;
@@ -142,7 +157,7 @@ static bool call(struct dbt_verifier *v, u32 target)
 	enum refill_kind kind;
 	u8 ctx;
 
-	stacks_forget(&v->now);
+	entries_forget(&v->now);
 	if (target == d->slow || dbt_is_rep_stub(d, target)) {
 		if (!index_ok(v, d->nr_sites) || !nothing_leaks(v))
 			return false;
@@ -242,9 +257,9 @@ static void assume(struct state *s, u8 cc)
 	if (s->flags != FLAGS_OFFSET || (cc != CC_BE && cc != CC_B && cc != CC_E) || (cc == CC_B && !s->limit))
 		return;
 	max = s->limit - (cc == CC_B);
-	if (s->compared.ctx & OF_STACK) {
-		stacks_forget(s);
-		fact_add(s, (struct fact){ .kind = FACT_STACK, .ctx = s->compared.ctx, .name = s->compared.name, .a = s->compared.a });
+	if (of_own_entry(&s->compared)) {
+		entries_forget(s);
+		fact_add(s, (struct fact){ .kind = FACT_ENTRY, .ctx = s->compared.ctx, .name = s->compared.name, .a = s->compared.a });
 	}
 	fact_add(s, (struct fact){ .kind = FACT_CHECKED, .ctx = s->compared.ctx, .write = s->compared.write,
 				   .name = s->compared.name, .a = s->compared.a, .size = PAGE_SIZE - max });

@@ -46,8 +46,8 @@ static struct value source_value(struct dbt_verifier *v, const ZydisDecodedOpera
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		if (mem->place == AT_MMU && mem->table == NR_TABLES)
 			return any;
-		/* Of whatever is added to it, at once: adopt_stack(). */
-		if (mem->place == AT_MMU && mem->table == T_STACK_TAG && v->zi.mnemonic != ZYDIS_MNEMONIC_ADD)
+		/* Of whatever is added to it, at once: adopt_any(). */
+		if (mem->place == AT_MMU && (mem->table == T_STACK_TAG || mem->table == T_FIXED_TAG) && v->zi.mnemonic != ZYDIS_MNEMONIC_ADD)
 			return any;
 		if (mem->place == AT_MMU && mem->table >= T_JUMP_VA)
 			return secret;
@@ -67,11 +67,12 @@ static void adopt_constant(struct value *x, const struct value *with)
 		x->a = with->a;
 }
 
-static void adopt_stack(struct value *x, const struct value *with)
+/* The tag of an entry that no address selects belongs to any. */
+static void adopt_any(struct value *x, const struct value *with)
 {
 	const struct value a = as_address(with);
 
-	if (x->kind == TAG && (x->ctx & OF_STACK) && is_address(&a)) {
+	if (x->kind == TAG && of_own_entry(x) && is_address(&a)) {
 		x->name = a.name;
 		x->a = a.a;
 	}
@@ -104,7 +105,7 @@ static struct value result(struct dbt_verifier *v, unsigned dst, struct value x,
 		if (!wide)
 			break;
 		adopt_constant(&y, &x);
-		adopt_stack(&y, &x);
+		adopt_any(&y, &x);
 		return value_add(v, &x, &y);
 	case ZYDIS_MNEMONIC_SUB:
 		if (!wide)

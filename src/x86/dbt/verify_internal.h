@@ -16,6 +16,7 @@ enum value_kind {
 	TAG,		/* tag of A's entry */
 	/* Not for guests: */
 	DELTA,		/* delta of A's entry */
+	PAGE,		/* A's page: delta - tag of A's entry */
 	HOST,		/* A + delta of A's entry + c */
 	VCPU,		/* the vCPU's pointer */
 	CODE,		/* of a block's entry, or of this block's code at `a`, verified for whoever comes there */
@@ -24,23 +25,26 @@ enum value_kind {
 
 /* A is name + a, or a itself without a name. */
 struct value {
-	u8 kind, ctx;
+	u8 kind;
 	bool write;	/* OFFSET, TAG: of the write tags */
+	u16 ctx;
 	u32 name;
 	u64 a;
 	s64 c;
 };
 
 /*
- * In ctx: of the stack's entry of that TLB, not of one that A selects. Its tag is for any A; its delta is A's, and remains that, if A has
- * been found to be on its page (FACT_STACK) and nothing has been called since.
+ * In ctx: of the stack's entry of that TLB, or of a fixed one (those for writes come last), not of one that A selects. Its tag is for
+ * any A; its delta or page is A's, and remains that, if A has been found to be on its page (FACT_ENTRY) and nothing has been called since.
  */
-#define OF_STACK BIT(7)
+#define OF_STACK BIT(3)
+#define OF_FIXED(n) (((n) + 2) << 3)
+static_assert(NR_TLBS <= 8 && OF_FIXED(2 * TLB_FIXED) <= UINT16_MAX, "in one word");
 
 struct fact {
-	enum { FACT_CHECKED, FACT_JUMP, FACT_STACK } kind;
-	u8 ctx;
+	enum { FACT_CHECKED, FACT_JUMP, FACT_ENTRY } kind;
 	bool write;
+	u16 ctx;
 	u32 name;	/* CHECKED: [A, A + size) is in one page of the TLB. JUMP: entry `name`, or a without one, has compared equal */
 	u64 a;
 	u32 size;	/* JUMP: enum table, of the addresses */
@@ -105,14 +109,15 @@ struct dbt_verifier {
 enum place { AT_FRAME, AT_MMU, AT_VCPU, AT_GUEST };
 
 /* The tables of struct mmu. */
-enum table { T_READ, T_WRITE, T_DELTA, T_STACK_TAG, T_STACK_DELTA, T_JUMP_VA, T_JUMP_CODE, T_RETURN_VA, T_RETURN_CODE, NR_TABLES };
+enum table { T_READ, T_WRITE, T_DELTA, T_STACK_TAG, T_STACK_DELTA, T_FIXED_TAG, T_FIXED_PAGE,
+	     T_JUMP_VA, T_JUMP_CODE, T_RETURN_VA, T_RETURN_CODE, NR_TABLES };
 
 struct operand {
 	enum place place;
 	s64 at;			/* FRAME, VCPU: offset */
 	struct value value;	/* what a load of 8 bytes gives; JUMP tables: the index */
 	enum table table;
-	u8 ctx;
+	u16 ctx;
 };
 
 enum step { STEP_NEXT, STEP_END, STEP_BAD };
@@ -225,6 +230,12 @@ static inline u64 possible_bits(const struct value *x)
 	return x->kind == BITS || x->kind == CONST ? x->a : x->kind == INDEX ? (TLB_ENTRIES - 1) * 8 : ~0ull;
 }
 
+/* Is it of an entry that no address selects? */
+static inline bool of_own_entry(const struct value *x)
+{
+	return x->ctx >> 3;
+}
+
 static inline struct value derived(u8 kind, const struct value *address)
 {
 	return (struct value){ .kind = kind, .name = address->name, .a = address->a };
@@ -243,8 +254,8 @@ struct value value_scaled(struct dbt_verifier *v, const struct value *x, const s
 struct value value_sub(const struct value *x, const struct value *y);
 struct value add_constant(const struct value *x, u64 n);
 void fact_add(struct state *s, struct fact f);
-/* What is known of the stacks' entries may not be so any more. */
-void stacks_forget(struct state *s);
+/* What is known of entries that no address selects may not be so any more. */
+void entries_forget(struct state *s);
 bool is_checked(const struct state *s, const struct value *host, u32 size, bool write);
 void state_forget(struct state *s);
 void state_meet(struct dbt_verifier *v, struct label *l, const struct state *s);

@@ -20,6 +20,8 @@ static const struct {
 	VCPU_FIELD(arch.fpu, true),
 	VCPU_FIELD(arch.tlb, true),	/* one of ours: vcpu_operand() */
 	VCPU_FIELD(arch.irq_window, false),
+	VCPU_FIELD(arch.seg[SEG_GS].base, true),
+	VCPU_FIELD(arch.msr.kernel_gs_base, true),
 	VCPU_FIELD(arch.seg, false),
 	VCPU_FIELD(requests, false),
 	VCPU_FIELD(stat, true),
@@ -41,6 +43,8 @@ static u64 table_start(const struct dbt_verifier *v, enum table t, unsigned ctx)
 	case T_DELTA: return offsetof(struct mmu, tlbs[0].delta) + ctx * sizeof(struct tlb);
 	case T_STACK_TAG: return offsetof(struct mmu, tlbs[0].stack_tag) + ctx * sizeof(struct tlb);
 	case T_STACK_DELTA: return offsetof(struct mmu, tlbs[0].stack_delta) + ctx * sizeof(struct tlb);
+	case T_FIXED_TAG: return offsetof(struct mmu, tlbs[0].fixed_tag) + ctx * sizeof(struct tlb);
+	case T_FIXED_PAGE: return offsetof(struct mmu, tlbs[0].fixed_page) + ctx * sizeof(struct tlb);
 	case T_JUMP_VA: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_va;
 	case T_JUMP_CODE: return offsetof(struct mmu, jumps) + ctx * sizeof(struct jump_table) + v->jump_code;
 	case T_RETURN_VA: return offsetof(struct mmu, returns[ctx]) + v->jump_va;
@@ -93,18 +97,22 @@ static bool tlb_entry(struct operand *o, u64 disp, const struct value *index, u6
 	return true;
 }
 
-static bool stack_entry(const struct dbt_verifier *v, struct operand *o, u64 disp, const struct value *index)
+/* The stack's, or a fixed one. */
+static bool own_entry(const struct dbt_verifier *v, struct operand *o, u64 disp, const struct value *index)
 {
-	if (disp || index->kind != CONST || index->a)
+	const bool fixed = o->table == T_FIXED_TAG || o->table == T_FIXED_PAGE, tag = o->table == T_STACK_TAG || o->table == T_FIXED_TAG;
+	const u16 ctx = o->ctx | (fixed ? OF_FIXED(disp / 8) : OF_STACK);
+
+	if (disp >= (fixed ? 2 * TLB_FIXED * 8 : 8) || disp % 8 || index->kind != CONST || index->a)
 		return false;
 	o->value = secret;
-	if (o->table == T_STACK_TAG)
-		o->value = (struct value){ .kind = TAG, .ctx = o->ctx | OF_STACK, .write = true };
-	for (u32 i = 0; i < v->now.nr_facts && o->table == T_STACK_DELTA; i++) {
+	if (tag)
+		o->value = (struct value){ .kind = TAG, .ctx = ctx, .write = !fixed || disp / 8 >= TLB_FIXED };
+	for (u32 i = 0; i < v->now.nr_facts && !tag; i++) {
 		const struct fact *f = &v->now.facts[i];
 
-		if (f->kind == FACT_STACK && f->ctx == (o->ctx | OF_STACK))
-			o->value = (struct value){ .kind = DELTA, .ctx = f->ctx, .name = f->name, .a = f->a };
+		if (f->kind == FACT_ENTRY && f->ctx == ctx)
+			o->value = (struct value){ .kind = fixed ? PAGE : DELTA, .ctx = ctx, .name = f->name, .a = f->a };
 	}
 	return true;
 }
@@ -136,8 +144,8 @@ static bool mmu_entry(struct dbt_verifier *v, const ZydisDecodedOperand *op, str
 		index = *reg_get(v, gpr(op->mem.base));
 	}
 	*o = (struct operand){ .place = AT_MMU, .table = t, .ctx = ctx };
-	if (t == T_STACK_TAG || t == T_STACK_DELTA)
-		return stack_entry(v, o, disp, &index);
+	if (t >= T_STACK_TAG && t <= T_FIXED_PAGE)
+		return own_entry(v, o, disp, &index);
 	return t < T_JUMP_VA ? tlb_entry(o, disp, &index, scale) : jump_entry(v, o, disp, &index, scale);
 }
 

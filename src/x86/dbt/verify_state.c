@@ -12,10 +12,14 @@
 
 /* ---- values ------------------------------------------------------------------------------------ */
 
-/* An address and what was read from a TLB entry, if x and y are that in this order. */
+/* An address, or its offset, and what was read from a TLB entry, if x and y are that in this order. */
 static bool add_entry(const struct value *x, const struct value *y, struct value *r)
 {
 	*r = *y;
+	if (x->kind == OFFSET && y->kind == PAGE && same_address(x, y) && x->ctx == y->ctx) {
+		r->kind = HOST;
+		return true;
+	}
 	if (!is_address(x))
 		return false;
 	if (y->kind == TAG && same_address(x, y)) {
@@ -130,16 +134,16 @@ void fact_add(struct state *s, struct fact f)
 	s->facts[s->nr_facts++] = f;
 }
 
-void stacks_forget(struct state *s)
+void entries_forget(struct state *s)
 {
 	u32 n = 0;
 
 	for (u32 i = 0; i < s->nr_facts; i++)
-		if (s->facts[i].kind != FACT_STACK)
+		if (s->facts[i].kind != FACT_ENTRY)
 			s->facts[n++] = s->facts[i];
 	s->nr_facts = n;
 	for (unsigned i = 0; i < NR_SLOTS; i++)
-		if (s->slot[i].kind == OFFSET && (s->slot[i].ctx & OF_STACK))
+		if (s->slot[i].kind == OFFSET && of_own_entry(&s->slot[i]))
 			s->slot[i] = any;
 }
 

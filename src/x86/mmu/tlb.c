@@ -19,6 +19,26 @@ static void stack_clear(struct tlb *tlb)
 	tlb->stack_tag = TLB_INVALID;
 }
 
+static bool *fixed_has(struct tlb *tlb, gva_t va)
+{
+	return &tlb->fixed_has[(va >> PAGE_SHIFT) % TLB_FIXED_HAS];
+}
+
+static void fixed_clear(struct tlb *tlb)
+{
+	const u32 nr = tlb->nr_fixed < TLB_FIXED_LIST ? tlb->nr_fixed : TLB_FIXED;
+
+	if (!nr)
+		return;
+	for (u32 i = 0; i < nr; i++) {
+		const u32 n = nr == TLB_FIXED ? i : tlb->fixed_list[i] / sizeof(u64);
+
+		tlb->fixed_tag[0][n] = tlb->fixed_tag[1][n] = TLB_INVALID;
+	}
+	memset(tlb->fixed_has, 0, sizeof(tlb->fixed_has));
+	tlb->nr_fixed = 0;
+}
+
 /* ---- sets of pages, and a few more (Bloom filters of up to 2^17 bits) ----------- */
 
 #define FILTER_PROBES 3
@@ -185,6 +205,7 @@ static void tlb_clear(struct tlb *tlb, u8 kinds)
 	bool all = kinds & TLB_DROP_GLOBAL;
 
 	stack_clear(tlb);
+	fixed_clear(tlb);
 	if (tlb->nr_used < TLB_USED_MAX && !(all && tlb->has_global)) {
 		for (u32 i = 0; i < tlb->nr_used; i++)
 			if (all || !tlb->global[tlb->used[i]])
@@ -225,6 +246,7 @@ int mmu_create(struct vcpu *vcpu)
 		mmu->tlbs[i].nr_used = TLB_USED_MAX;
 		mmu->tlbs[i].generation[1] = TLB_GENERATION_GLOBAL;
 		mmu->tlbs[i].nr_fetch_used = TLB_FETCH_USED_MAX;
+		mmu->tlbs[i].nr_fixed = TLB_FIXED_LIST;
 		tlb_clear(&mmu->tlbs[i], TLB_DROP_LOCAL | TLB_DROP_GLOBAL);
 	}
 	spaces_forget(mmu);
@@ -369,6 +391,8 @@ void mmu_flush_page(struct vcpu *vcpu, gva_t va)
 
 		entry_clear(tlb, tlb_index(va));
 		stack_clear(tlb);
+		if (*fixed_has(tlb, va))
+			fixed_clear(tlb);
 		second_flush_page(tlb, va);
 		if (f->tag == (va & PAGE_MASK))
 			f->tag = TLB_INVALID;
@@ -388,6 +412,7 @@ void mmu_flush_write_tags(struct vcpu *vcpu)
 		for (u32 i = 0; i < TLB_ENTRIES; i++)
 			vcpu->arch.mmu->tlbs[t].write[i] = TLB_INVALID;
 		stack_clear(&vcpu->arch.mmu->tlbs[t]);
+		fixed_clear(&vcpu->arch.mmu->tlbs[t]);
 	}
 	second_flush_write_tags(vcpu->arch.mmu);
 	memset(vcpu->arch.mmu->writable, 0, sizeof(vcpu->arch.mmu->writable));
@@ -425,6 +450,8 @@ static void entry_fill(struct mmu *mmu, struct tlb *tlb, gva_t page, s64 delta, 
 	/* Another translation of the page than before, perhaps. */
 	if (tlb->stack_tag == -page)
 		stack_clear(tlb);
+	if (unlikely(*fixed_has(tlb, page)))
+		fixed_clear(tlb);
 	tlb->read[i] = -page;
 	tlb->write[i] = write_ok ? -page : TLB_INVALID;
 	tlb->delta[i] = delta;
