@@ -22,6 +22,7 @@ void host_signals_init(void);
 struct host_guest_ctx {
 	_Atomic u64 *requests;		/* word to set a bit in when a client signal arrives, or NULL */
 	u64 signal_request;		/* that bit */
+	u64 tick_request;		/* the one to set when a tick is due */
 	_Atomic u32 *wake;		/* bumped too (if not NULL): a futex wait about to begin must not miss the signal */
 	u64 saved_mask;			/* the caller's mask, restored by host_guest_leave() */
 	u64 run_mask;			/* mask while running: KVM_SET_SIGNAL_MASK or saved_mask */
@@ -157,6 +158,24 @@ void vm_timer_init(struct vm_timer *t, struct vm_timers *owner, void (*fn)(struc
 void vm_timer_arm(struct vm_timer *t, u64 deadline_ns);
 /* On return the callback is not running and will not run. Not from the callback itself, nor holding a lock it takes. */
 void vm_timer_cancel(struct vm_timer *t);
+
+/* ---- timers of a thread: host/tick.c --------------------------------------------------- */
+
+/* All zero before the first use. */
+struct host_tick {
+	int id;
+	u64 thread, refused;	/* whose it is, 0: there is none; who cannot have one */
+	u64 mm;
+	bool armed;
+};
+/*
+ * Set the tick_request of this thread's host_guest_ctx at deadline_ns (CLOCK_MONOTONIC), between host_guest_enter() and
+ * host_guest_leave(). False: there is none to be had.
+ */
+bool host_tick_arm(struct host_tick *t, u64 deadline_ns);
+/* Before host_guest_leave(). It may have set the request, or may not. */
+void host_tick_disarm(struct host_tick *t);
+void host_tick_destroy(struct host_tick *t);
 
 /* ---- futex, fds: host/futex.h inline, host/fd.c ------------------------------------------ */
 

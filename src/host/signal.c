@@ -30,7 +30,6 @@
 
 #define NR_SIGNALS 64
 #define SIG_BIT(sig) (1ull << ((sig) - 1))
-#define KICK_SIGNAL SIGURG
 #define KERNEL_SA_RESTORER 0x04000000ul
 /* What of the client's flags the kernel must know; the rest is emulated. */
 #define PASSED_FLAGS (SA_RESTART | SA_ONSTACK | SA_NOCLDSTOP | SA_NOCLDWAIT)
@@ -66,7 +65,8 @@ static struct client_action actions[NR_SIGNALS + 1];
 static u64 emulated_default;	/* SIG_DFL of the client's behind the trampoline */
 static bool initialised;
 static volatile bool actions_lock;
-static char kick_cookie;	/* its address marks our kicks */
+static char kick_cookie;	/* its address marks our kicks... */
+char host_tick_cookie;		/* ...and this one's the ticks */
 
 /* Unwinders know signal frames by the bytes of the return trampoline. */
 void host_sigreturn(void) __attribute__((visibility("hidden")));
@@ -137,6 +137,11 @@ static bool is_kick(int sig, const siginfo_t *info)
 {
 	return sig == KICK_SIGNAL && info->si_code == SI_QUEUE &&
 	       info->si_value.sival_ptr == &kick_cookie;
+}
+
+static bool is_tick(int sig, const siginfo_t *info)
+{
+	return sig == KICK_SIGNAL && info->si_code == SI_TIMER && info->si_value.sival_ptr == &host_tick_cookie;
 }
 
 /* Raised by the CPU at the interrupted instruction, as opposed to sent. */
@@ -402,8 +407,11 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 	struct host_guest_ctx *ctx = host_guest_current;
 	ucontext_t *uc = context;
 
-	if (is_kick(sig, info)) {
+	/* Of a kick that comes while a tick is pending nothing is left: either does for both. */
+	if (is_kick(sig, info) || is_tick(sig, info)) {
 		if (ctx) {
+			if (ctx->requests && is_tick(sig, info))
+				atomic_fetch_or(ctx->requests, ctx->tick_request);
 			fault_abort_wait(uc);
 			fault_abort_access(info, uc);
 		}

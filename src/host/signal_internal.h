@@ -5,6 +5,10 @@
 
 #include "host/host.h"
 
+/* The kick, and the ticks of host/tick.c: who has it as its value is ours. */
+#define KICK_SIGNAL SIGURG
+extern char host_tick_cookie __attribute__((visibility("hidden")));
+
 /* Sort the exception table; before the first fault can happen. */
 void fault_init(void);
 /* The CPU raised sig at uc's PC: true if that was ours, uc then says where to go on. */

@@ -56,6 +56,8 @@ u64 lapic_get_tscdeadline(struct vcpu *vcpu);
 u64 lapic_timer_deadline(struct vcpu *vcpu);
 /* KVM_REQ_APIC_TIMER, or own deadline passed: raise LVTT, re-arm periodic. vCPU thread. */
 void lapic_timer_fire(struct vcpu *vcpu);
+/* KVM_RUN is about to return: whatever is armed must not need its thread any more. */
+void lapic_timer_leave(struct vcpu *vcpu);
 void lapic_get_state(struct vcpu *vcpu, struct kvm_lapic_state *s);
 int lapic_set_state(struct vcpu *vcpu, const struct kvm_lapic_state *s);	/* 0 or -EINVAL */
 /* PV EOI: MSR written; boundaries where the guest may have cleared its bit. */

@@ -575,6 +575,7 @@ int arch_vcpu_run(struct vcpu *vcpu)
 	struct host_guest_ctx ctx = {
 		.requests = &vcpu->requests,
 		.signal_request = BIT_ULL(KVM_REQ_SIGNAL),
+		.tick_request = BIT_ULL(KVM_REQ_APIC_TIMER),
 		.wake = &vcpu->wake_futex,
 	};
 	int r = run_prepare(vcpu);
@@ -590,6 +591,7 @@ int arch_vcpu_run(struct vcpu *vcpu)
 	run_save(vcpu);
 	sync_regs_store(vcpu);
 	run_account(vcpu, r);
+	lapic_timer_leave(vcpu);
 	atomic_fetch_and(&vcpu->requests, ~BIT_ULL(KVM_REQ_SIGNAL));
 	/* The client's handlers run in here, on its own stack. */
 	host_guest_leave(&ctx);

@@ -8,7 +8,8 @@
  *    stopping never has to wait for one.
  * 2. armed <=> lapic_timer_fire() will have work at deadline_ns. A halted vCPU
  *    sleeps until then by itself.
- * 3. A period that passed unserved is dropped, not queued: one interrupt
+ * 3. While its owner is in KVM_RUN a tick of that thread stands in for the vm_timer, which is armed instead if the owner leaves before.
+ * 4. A period that passed unserved is dropped, not queued: one interrupt
  *    however late, then the next one on the old grid.
  */
 #include "x86/irqchip/lapic.h"
@@ -61,14 +62,31 @@ static u64 count_to_ns(const struct lapic *a, u32 count)
 	return ns < NS_FOREVER ? (u64)ns : NS_FOREVER;
 }
 
+/* Is this the owner's thread, in KVM_RUN? */
+static bool in_kvm_run(const struct vcpu *vcpu)
+{
+	return host_guest_current && host_guest_current->requests == &vcpu->requests;
+}
+
 static void arm(struct lapic *a, u64 deadline_ns)
 {
 	a->armed = true;
 	a->deadline_ns = deadline_ns;
 	if (deadline_ns <= host_now_ns())
 		vcpu_make_request(a->vcpu, KVM_REQ_APIC_TIMER); /* the owner is us */
-	else if (deadline_ns < NS_FOREVER)
+	else if (deadline_ns < NS_FOREVER && !(in_kvm_run(a->vcpu) && host_tick_arm(&a->tick, deadline_ns)))
 		vm_timer_arm(&a->timer, deadline_ns);
+}
+
+void lapic_timer_leave(struct vcpu *vcpu)
+{
+	struct lapic *a = vcpu->arch.apic;
+
+	if (!a || !a->tick.armed)
+		return;
+	host_tick_disarm(&a->tick);
+	if (a->armed)
+		vm_timer_arm(&a->timer, a->deadline_ns);
 }
 
 void apic_timer_stop(struct lapic *a)

@@ -793,6 +793,7 @@ void lapic_destroy(struct vcpu *vcpu)
 	if (!a)
 		return;
 	vm_timer_cancel(&a->timer);
+	host_tick_destroy(&a->tick);
 	vcpu->arch.apic = NULL;
 	free(a);
 }

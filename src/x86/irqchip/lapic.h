@@ -49,6 +49,7 @@ struct lapic {
 	struct vcpu *vcpu;
 	/* the rest: owner of vcpu->mutex only */
 	struct vm_timer timer;		/* its callback touches nothing but vcpu->requests */
+	struct host_tick tick;		/* the same, while the owner is in KVM_RUN */
 	bool armed;
 	u64 deadline_ns;		/* valid when armed: when lapic_timer_fire() has work */
 	u64 period_ns;			/* of the count in TMICT; 0: not counting */
