@@ -87,6 +87,7 @@
 #define lapic_sync_pv_eoi_to_guest fake_lapic_sync_pv_eoi_to_guest
 #define lapic_timer_deadline fake_lapic_timer_deadline
 #define lapic_timer_fire fake_lapic_timer_fire
+#define lapic_timer_leave fake_lapic_timer_leave
 #define lapic_x2apic_read fake_lapic_x2apic_read
 #define lapic_x2apic_write fake_lapic_x2apic_write
 #define msi_deliver fake_msi_deliver
