@@ -407,11 +407,16 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 	struct host_guest_ctx *ctx = host_guest_current;
 	ucontext_t *uc = context;
 
-	/* Of a kick that comes while a tick is pending nothing is left: either does for both. */
-	if (is_kick(sig, info) || is_tick(sig, info)) {
+	/* What is in the middle of an access goes on: nobody waits. (A kick that found a tick pending is lost, and sent again.) */
+	if (is_tick(sig, info)) {
+		if (ctx && ctx->requests) {
+			atomic_fetch_or(ctx->requests, ctx->tick_request);
+			fault_abort_wait(uc);
+		}
+		return;
+	}
+	if (is_kick(sig, info)) {
 		if (ctx) {
-			if (ctx->requests && is_tick(sig, info))
-				atomic_fetch_or(ctx->requests, ctx->tick_request);
 			fault_abort_wait(uc);
 			fault_abort_access(info, uc);
 		}
