@@ -210,44 +210,22 @@ static void test_new_code(void)
 	kvmtest_done(&t);
 }
 
-/* Neither what is in the way of the stack's page nor another stack costs a call. */
-static void test_stack_stays(void)
+/* Neither what is in the way of the page that has an entry of its own costs a call, nor another page that wants that entry. */
+static void check_stays(struct kvmtest one, struct kvmtest two)
 {
-	struct kvmtest t = OPEN(stack_stays);
-	long long calls = kvmtest_stat(t.vcpu, "dbt_slow_calls"), refills = kvmtest_stat(t.vcpu, "dbt_refills");
+	long long calls = kvmtest_stat(one.vcpu, "dbt_slow_calls"), refills = kvmtest_stat(one.vcpu, "dbt_refills");
 
-	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	CHECK_EQ(run(&one, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
 	if (counters_tell()) {
-		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
-		CHECK(kvmtest_stat(t.vcpu, "dbt_refills") - refills < FEW);
+		CHECK(kvmtest_stat(one.vcpu, "dbt_slow_calls") - calls < FEW);
+		CHECK(kvmtest_stat(one.vcpu, "dbt_refills") - refills < FEW);
 	}
-	kvmtest_done(&t);
-	t = OPEN(two_stacks);
-	calls = kvmtest_stat(t.vcpu, "dbt_slow_calls");
-	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
+	kvmtest_done(&one);
+	calls = kvmtest_stat(two.vcpu, "dbt_slow_calls");
+	CHECK_EQ(run(&two, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
 	if (counters_tell())
-		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
-	kvmtest_done(&t);
-}
-
-/* Nor do they cost one at a fixed place; two may have the same entry. */
-static void test_fixed_stays(void)
-{
-	struct kvmtest t = OPEN(fixed_stays);
-	long long calls = kvmtest_stat(t.vcpu, "dbt_slow_calls"), refills = kvmtest_stat(t.vcpu, "dbt_refills");
-
-	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
-	if (counters_tell()) {
-		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
-		CHECK(kvmtest_stat(t.vcpu, "dbt_refills") - refills < FEW);
-	}
-	kvmtest_done(&t);
-	t = OPEN(two_fixed);
-	calls = kvmtest_stat(t.vcpu, "dbt_slow_calls");
-	CHECK_EQ(run(&t, 0).rbx, ROUNDS * (ROUNDS + 1ull) / 2);
-	if (counters_tell())
-		CHECK(kvmtest_stat(t.vcpu, "dbt_slow_calls") - calls < FEW);
-	kvmtest_done(&t);
+		CHECK(kvmtest_stat(two.vcpu, "dbt_slow_calls") - calls < FEW);
+	kvmtest_done(&two);
 }
 
 /* What is stored afterwards is in the other page, and what was there is read. */
@@ -356,9 +334,9 @@ static void check_logged(struct kvmtest t)
 
 static void test(void)
 {
-	test_stack_stays();
+	check_stays(OPEN(stack_stays), OPEN(two_stacks));
 	test_stack_gone();
-	test_fixed_stays();
+	check_stays(OPEN(fixed_stays), OPEN(two_fixed));
 	test_fixed_gone();
 	test_fixed_base();
 	check_read_only(OPEN(stack_read));

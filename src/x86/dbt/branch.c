@@ -339,13 +339,15 @@ static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 	}
 }
 
-/* Pushes it, and notes it. Flags are lost, or in the slot. */
+/* Pushes it, and notes it. */
 static void put_return_address(struct trans *tr, struct tinsn *t, struct cold *c)
 {
 	u64 ret = next_rip(tr, t);
 	bool noted = return_wanted(tr, ret), imm = !noted && !tr->relative && fits_imm(tr, ret);
 	struct hmem m;
 
+	if (noted)
+		flags_clobber(tr, FLAGS_ALL);
 	put_stack_word(tr, t, true, &m, c);
 	if (!imm)
 		put_code_address(tr, T0, ret);
@@ -382,8 +384,6 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 		put_exit(tr, target);
 		break;
 	case K_CALL:
-		if (return_wanted(tr, next))
-			flags_clobber(tr, FLAGS_ALL);
 		put_return_address(tr, t, slow_new(tr, t));
 		put_exit(tr, target);
 		break;
