@@ -171,9 +171,17 @@ struct mmu {
 	u64 jump_key;
 	struct jump_link {
 		u64 key;
-		const void *code;	/* what a jump table has for the target */
+		const void *code;	/* of the target... */
 		u32 exit;
+		u32 page;		/* ...which is on this one: as in jump_pages, 0: no target is known */
 	} jump_links[JUMP_LINKS];
+	/* Where pages of code that user code has gone on to are mapped, under which generation. By their addresses. */
+#define JUMP_PAGES 8192u
+	struct jump_page {
+		u64 va;
+		u32 generation;		/* as in jump_second; 0: empty */
+		u32 page;		/* the translator's number of its guest-physical page */
+	} jump_pages[JUMP_PAGES];
 	/* Of the first level: entries in use, for who empties it. */
 	struct jump_used {
 		bool local;		/* some are of pages that are not global */

@@ -52,7 +52,7 @@ static u64 disp_of(const struct decoded *r, const u8 *bytes)
 {
 	struct tinsn t;
 
-	decoded_copy(r, bytes, &t);
+	decoded_copy(d, r, bytes, &t);
 	return t.insn.disp;
 }
 
@@ -60,7 +60,7 @@ static u64 imm_of(const struct decoded *r, const u8 *bytes)
 {
 	struct tinsn t;
 
-	decoded_copy(r, bytes, &t);
+	decoded_copy(d, r, bytes, &t);
 	return t.insn.imm;
 }
 
@@ -88,11 +88,11 @@ static void test_random(void **state)
 		assert_non_null(r);
 		assert_true(decoded_check(vcpu, r, b));
 		same = get(b, sizeof(b));
-		assert_true(same == r || !r->t.zi->mnemonic || !same->t.zi->mnemonic || decoded_check(vcpu, same, b));
-		if (r->t.zi->mnemonic == ZYDIS_MNEMONIC_INVALID)
+		assert_true(same == r || !r->insn.mnemonic || !same->insn.mnemonic || decoded_check(vcpu, same, b));
+		if (r->insn.mnemonic == ZYDIS_MNEMONIC_INVALID)
 			continue;
-		for (unsigned i = 1; i <= 1 + next_random() % 5 && i < r->t.insn.len; i++)
-			b[r->t.insn.len - i] = next_random();
+		for (unsigned i = 1; i <= 1 + next_random() % 5 && i < r->insn.len; i++)
+			b[r->insn.len - i] = next_random();
 		same = get(b, sizeof(b));
 		assert_true(decoded_check(vcpu, same, b));
 		again += same == r;
@@ -142,7 +142,7 @@ static void test_short(void **state)
 			assert_null(get(b, avail));
 		r = get(b, sizeof(b));
 		assert_non_null(r);
-		assert_int_equal(r->t.insn.len, sizeof(b));
+		assert_int_equal(r->insn.len, sizeof(b));
 	}
 }
 
@@ -152,10 +152,10 @@ static void test_mode_key(void **state)
 
 	set_mode(8, 1);
 	wide = GET(0x48, 0x89, 0xc8);
-	assert_int_equal(wide->t.insn.len, 3);
+	assert_int_equal(wide->insn.len, 3);
 	set_mode(4, 0);
 	narrow = GET(0x48, 0x89, 0xc8);
-	assert_int_equal(narrow->t.insn.len, 1);
+	assert_int_equal(narrow->insn.len, 1);
 	set_mode(8, 1);
 	assert_ptr_equal(GET(0x48, 0x89, 0xc8), wide);
 	set_mode(4, 0);
@@ -163,7 +163,7 @@ static void test_mode_key(void **state)
 	/* Many of them: there is an end to it, which is told in time. */
 	for (u32 key = 0; key < 1000; key++) {
 		set_mode(8, 100 + key);
-		assert_int_equal(GET(0x48, 0x89, 0xc8)->t.insn.len, 3);
+		assert_int_equal(GET(0x48, 0x89, 0xc8)->insn.len, 3);
 	}
 }
 
@@ -176,15 +176,15 @@ static void test_generation(void **state)
 
 	set_mode(8, 1);
 	r = get(mulps, sizeof(mulps));
-	thunk = r->t.insn.thunk;
+	thunk = r->insn.thunk;
 	assert_non_null(thunk);
 	decode_cache_flush(vcpu);
 	assert_ptr_equal(get(mulps, sizeof(mulps)), r);
 	block_cache_reset(vcpu);
 	GET(0x0f, 0x58, 0xc1);
 	r = get(mulps, sizeof(mulps));
-	assert_non_null(r->t.insn.thunk);
-	assert_ptr_not_equal(r->t.insn.thunk, thunk); /* another one lies where it was */
+	assert_non_null(r->insn.thunk);
+	assert_ptr_not_equal(r->insn.thunk, thunk); /* another one lies where it was */
 	assert_true(decoded_check(vcpu, r, mulps));
 }
 
@@ -204,7 +204,7 @@ static void test_full(void **state)
 		b[5] = n;
 		full += !decode_cache_has_room(d);
 		r = get(b, sizeof(b));
-		assert_int_equal(r->t.insn.len, sizeof(b));
+		assert_int_equal(r->insn.len, sizeof(b));
 		if (!(n & 63))
 			assert_true(decoded_check(vcpu, r, b));
 	}

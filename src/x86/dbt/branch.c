@@ -322,7 +322,6 @@ static void put_return(struct trans *tr, s32 popped, u32 site)
 /* T0 = target of an indirect jump or call */
 static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 {
-	bool high8;
 	struct hmem m;
 
 	if (t->mem) {
@@ -332,7 +331,7 @@ static void put_target(struct trans *tr, struct tinsn *t, struct cold *c)
 		put_fault_row(tr, c);
 		put_rm(tr->e, tr->width, 0x8b, T0, m);
 	} else {
-		u8 r = gpr_to_host(tr->e, gpr_from_zydis(t->ops[0].reg.value, &high8), T0);
+		u8 r = gpr_to_host(tr->e, t->gpr, T0);
 
 		if (r != T0)
 			put_rr(tr->e, tr->width, 0x89, r, T0);
@@ -373,10 +372,10 @@ void emit_jump(struct trans *tr, struct tinsn *t)
 	case K_JCC:
 		flags_to_host(tr);
 		if (t->inverted) {
-			put_exit_if(tr, (t->zi->opcode & 15) ^ 1, next);
+			put_exit_if(tr, t->cc ^ 1, next);
 			break;
 		}
-		put_exit_if(tr, t->zi->opcode & 15, target);
+		put_exit_if(tr, t->cc, target);
 		if (t == &tr->insns[tr->nr - 1])
 			put_exit(tr, next);
 		break;
@@ -427,7 +426,7 @@ void emit_ret(struct trans *tr, struct tinsn *t)
 void emit_count_branch(struct trans *tr, struct tinsn *t)
 {
 	u64 next = next_rip(tr, t), target = wrap_rip(tr, next + t->insn.imm);
-	bool ecx = t->zi->address_width == 32;
+	bool ecx = t->insn.addrsize == 4;
 	struct emit *e = tr->e;
 	bool loop = t->kind == K_LOOP, host = tr->host, slot = tr->slot;
 	u32 near, far;

@@ -222,6 +222,7 @@ void dbt_block_add(struct dbt *d, struct dbt_page *page, struct dbt_block *b, st
 
 	b->next = *bucket;
 	*bucket = (u64)b | place << DBT_REF_PLACE | (b->next ? DBT_REF_MORE : 0);
+	b->home = ((const u8 *)page - d->arena) / DBT_ARENA_UNIT;
 	page->nr_blocks++;
 	if (likely(!tail))
 		return;

@@ -110,7 +110,7 @@ static bool note_memory(const struct trans *tr, struct tinsn *t, const ZydisDeco
 		return false;
 	if (code32(t) && (t->zi->address_width != 32 || !segment_ok(tr, op)))
 		return false;
-	t->mem = op;
+	t->mem = true;
 	t->mem_size = size;
 	t->mem_write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	return true;

@@ -57,7 +57,7 @@ struct dbt_site {
 	u64 rip;
 	u64 imm;		/* struct insn's */
 	s32 disp;		/* the same, if its record does not have it */
-	u16 record;		/* the rest of it (decoded.c) */
+	u32 record;		/* the rest of it (decoded.c) */
 	u8 len;
 	u8 ctx;			/* enum tlb_context it was translated for */
 	u8 retired;		/* instructions of the block, this one included */
@@ -103,6 +103,7 @@ struct dbt_block {
 	u32 self;			/* ...by this exit */
 	u32 leave_host, self_host;	/* the same with flags in the host's, if they are dead at the entry; else 0 */
 	u32 first_exit, end_exit;	/* all exits */
+	u32 home;			/* its page: place in the arena */
 	u32 main;			/* code offset all entries go through */
 	u32 code_end;
 	u32 cold, cold_end;	/* the rest of its code, off the straight path */
@@ -383,11 +384,12 @@ void dbt_site_insn(const struct dbt *d, const struct dbt_site *s, struct insn *i
 /* All that is known of an instruction's new form before it is put somewhere. */
 struct encoding {
 	u8 before[3];		/* prefixes, or two bytes of VEX */
-	u8 nr_before, nr_opcode;
 	u8 opcode[3];
-	u8 rex_w, mod, reg, rm, opcode_reg, vvvv;
-	u8 tail, len;		/* where what follows the address bytes is in the instruction */
-	bool has_modrm, has_opcode_reg, vex;
+	u8 nr_before : 4, nr_opcode : 4;
+	u8 rex_w : 4, mod : 4;
+	u8 reg, rm, opcode_reg, vvvv;
+	u8 tail : 4, len : 4;	/* where what follows the address bytes is in the instruction */
+	bool has_modrm : 1, has_opcode_reg : 1, vex : 1;
 	bool high8 : 1, wants_rex : 1;
 	bool from_home : 1;	/* rm is one of r9 to r11, and may be its slot of the frame instead of a register */
 };

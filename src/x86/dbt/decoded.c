@@ -18,19 +18,22 @@
  *     record, no more. Whole lengths are guessed for decoded_expect(), with as little harm.
  *  5. An invalid encoding has no place in the table, and a record is made anew each time.
  */
+#include <emmintrin.h>
+
 #include "x86/decode/decode.h"
 #include "x86/dbt/decoded.h"
 
-#define MAX_RECORDS (52u << 10)
-#define ARENA_SIZE (22ul << 20)
+#define MAX_RECORDS (104u << 10)
+#define ARENA_SIZE (44ul << 20)
 
 /*
  * Places: 0, or a record's number + 1 and some more bits of its hash. Records lie close together: more than the host's
  * TLB has room for are in use.
  */
-#define TABLE_SHIFT 16
-#define TAG_SHIFT 16
-static_assert(MAX_RECORDS < BIT(16), "beside the tag, and in sites");
+#define TABLE_SHIFT 17
+#define NUMBER_BITS 17
+#define TAG_BITS (32 - NUMBER_BITS)
+static_assert(MAX_RECORDS < BIT(NUMBER_BITS), "beside the tag");
 static_assert(MAX_RECORDS < BIT(TABLE_SHIFT), "there is an end to each search");
 
 struct decode_cache {
@@ -58,7 +61,9 @@ void decode_cache_destroy(struct dbt *d)
 	host_unmap_lazy(d->decode_cache, sizeof(*d->decode_cache));
 }
 
-#define ZYDIS_MAX (sizeof(ZydisDecodedInstruction) + ZYDIS_MAX_OPERAND_COUNT * sizeof(ZydisDecodedOperand))
+/* Of the instruction's structure, before those of its operands. */
+#define ZI_KEPT ((offsetof(ZydisDecodedInstruction, raw) + 15) & ~15ul)
+#define ZYDIS_MAX (ZI_KEPT + ZYDIS_MAX_OPERAND_COUNT * sizeof(ZydisDecodedOperand))
 
 bool decode_cache_has_room(const struct dbt *d)
 {
@@ -161,44 +166,47 @@ static struct shape shape_of(const u8 *b, bool wide)
 	return (struct shape){ .fixed = kind & COUNTS && !disp ? n + imm : n, .len = n + disp + imm, .ends = kind & ENDS };
 }
 
-/* All bytes there may be: the seventh is in both. */
-struct window {
-	u64 part[2];
-};
-static_assert(INSN_MAX_LEN == 15, "two words");
-
-static struct window window_at(const u8 *bytes)
-{
-	struct window w;
-
-	memcpy(&w.part[0], bytes, 8);
-	memcpy(&w.part[1], bytes + 7, 8);
-	return w;
-}
-
 /* Where to look first, and the tag in the lower bits. */
-static u64 hash(const struct vcpu *vcpu, unsigned fixed, const struct window *w)
+static u64 hash(const struct vcpu *vcpu, unsigned fixed, const u8 *bytes)
 {
-	const u64 x = fixed < 8 ? w->part[0] & (BIT_ULL(8 * fixed) - 1) : w->part[0];
+	u64 x;
 
-	return ((x ^ (u64)vcpu->arch.mode_key << 32) * 0x9e3779b97f4a7c15ull ^ vcpu->arch.mode_key) >> (64 - TABLE_SHIFT - TAG_SHIFT);
+	memcpy(&x, bytes, sizeof(x));
+	if (fixed < 8)
+		x &= BIT_ULL(8 * fixed) - 1;
+
+	return ((x ^ (u64)vcpu->arch.mode_key << 32) * 0x9e3779b97f4a7c15ull ^ vcpu->arch.mode_key) >> (64 - TABLE_SHIFT - TAG_BITS);
 }
 
-static bool matches(const struct decoded *d, u32 mode_key, const struct window *w)
+static bool matches(const struct decoded *d, u32 mode_key, __m128i window)
 {
-	return !((w->part[0] ^ d->first[0]) & d->mask[0]) && !((w->part[1] ^ d->first[1]) & d->mask[1]) && d->mode_key == mode_key;
+	const u32 same = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)d->first), window));
+
+	return !(~same & d->mask) && d->mode_key == mode_key;
+}
+
+static u32 tag_of(u64 hash)
+{
+	return (u32)hash << NUMBER_BITS;
+}
+
+/* Of the record that a place leads to. */
+static u32 number_at(u32 place)
+{
+	return (place & (BIT(NUMBER_BITS) - 1)) - 1;
 }
 
 /* NULL: the place is free. */
-static struct decoded *find(struct decode_cache *c, u64 hash, u32 mode_key, const struct window *w, u32 *place)
+static struct decoded *find(struct decode_cache *c, u64 hash, u32 mode_key, const u8 *bytes, u32 *place)
 {
-	const u32 tag = (u32)hash << (32 - TAG_SHIFT);
-	u32 i = hash >> TAG_SHIFT, at;
+	const __m128i window = _mm_loadu_si128((const __m128i *)bytes);
+
+	u32 i = hash >> TAG_BITS, at;
 
 	while ((at = c->table[i])) {
-		struct decoded *d = &c->records[(u16)at - 1];
+		struct decoded *d = &c->records[number_at(at)];
 
-		if (at - (u16)at == tag && likely(matches(d, mode_key, w)))
+		if (!((at ^ tag_of(hash)) >> NUMBER_BITS) && likely(matches(d, mode_key, window)))
 			return d;
 		i = (i + 1) & (BIT(TABLE_SHIFT) - 1);
 	}
@@ -212,9 +220,9 @@ static void prefetch_record(const struct decode_cache *c, u32 at)
 
 	if (!at)
 		return;
-	p = (const u8 *)&c->records[(u16)at - 1];
-	for (unsigned n = 0; n < sizeof(struct decoded); n += 64)
-		__builtin_prefetch(p + n);
+	p = (const u8 *)&c->records[number_at(at)];
+	__builtin_prefetch(p);
+	__builtin_prefetch(p + 64);
 }
 
 void decoded_expect(struct trans *tr, const u8 *bytes, unsigned avail)
@@ -223,12 +231,11 @@ void decoded_expect(struct trans *tr, const u8 *bytes, unsigned avail)
 	const bool wide = in_64bit_mode(tr->vcpu);
 	unsigned n = 0;
 
-	for (unsigned at = 0; n < DECODED_EXPECT && at + INSN_MAX_LEN <= avail;) {
+	for (unsigned at = 0; n < DECODED_EXPECT && at + DECODED_WINDOW <= avail;) {
 		const struct shape shape = shape_of(bytes + at, wide);
-		const struct window w = window_at(bytes + at);
-		const u64 h = hash(tr->vcpu, shape.fixed, &w);
+		const u64 h = hash(tr->vcpu, shape.fixed, bytes + at);
 
-		__builtin_prefetch(&c->table[h >> TAG_SHIFT]);
+		__builtin_prefetch(&c->table[h >> TAG_BITS]);
 		c->expected[n++] = (struct expected){ bytes + at, h };
 		if (shape.ends)
 			break;
@@ -237,11 +244,11 @@ void decoded_expect(struct trans *tr, const u8 *bytes, unsigned avail)
 	c->nr_expected = n;
 	c->next_expected = 0;
 	for (unsigned i = 0; i < n; i++)
-		prefetch_record(c, c->table[c->expected[i].hash >> TAG_SHIFT]);
+		prefetch_record(c, c->table[c->expected[i].hash >> TAG_BITS]);
 }
 
-/* Of the instruction at bytes, which are w. */
-static u64 hash_of(struct trans *tr, const u8 *bytes, const u8 *padded, const struct window *w)
+/* Of the instruction at bytes, a window of which is at padded. */
+static u64 hash_of(struct trans *tr, const u8 *bytes, const u8 *padded)
 {
 	struct decode_cache *c = tr->d->decode_cache;
 	const u32 next = c->next_expected;
@@ -250,25 +257,18 @@ static u64 hash_of(struct trans *tr, const u8 *bytes, const u8 *padded, const st
 		c->next_expected++;
 		return c->expected[next].hash;
 	}
-	return hash(tr->vcpu, shape_of(padded, in_64bit_mode(tr->vcpu)).fixed, w);
+	return hash(tr->vcpu, shape_of(padded, in_64bit_mode(tr->vcpu)).fixed, padded);
 }
 
-/* d is the one of w, from now on. */
-static void enter_record(struct decode_cache *c, struct decoded *d, u64 hash, u32 mode_key, const struct window *w, u32 place)
+/* d is the one of the instruction at bytes, from now on. */
+static void enter_record(struct decode_cache *c, struct decoded *d, u64 hash, u32 mode_key, const u8 *bytes, u32 place)
 {
-	u8 matters[16] = { 0 };
-	struct window mask;
-
-	for (unsigned at = 0; at < d->t.insn.len; at++)
+	for (int at = 0; at < d->insn.len; at++)
 		if (!(at >= d->disp_at && at < d->disp_at + d->disp_size) && !(at >= d->imm_at && at < d->imm_at + d->imm_size))
-			matters[at] = 0xff;
-	mask = window_at(matters);
-	for (unsigned i = 0; i < 2; i++) {
-		d->first[i] = w->part[i];
-		d->mask[i] = mask.part[i];
-	}
+			d->mask |= BIT(at);
+	memcpy(d->first, bytes, DECODED_WINDOW);
 	d->mode_key = mode_key;
-	c->table[place] = (u32)hash << (32 - TAG_SHIFT) | (u32)(d - c->records + 1);
+	c->table[place] = tag_of(hash) | (u32)(d - c->records + 1);
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
@@ -281,14 +281,17 @@ static u64 read_le(const u8 *p, unsigned size, bool is_signed)
 	return is_signed && size < 8 ? (u64)((s64)(v << (64 - 8 * size)) >> (64 - 8 * size)) : v;
 }
 
-void decoded_copy(const struct decoded *d, const u8 *bytes, struct tinsn *t)
+void decoded_copy(const struct dbt *d, const struct decoded *r, const u8 *bytes, struct tinsn *t)
 {
-	*t = d->t;
+	memcpy(t, r->kept, TINSN_KEPT);
 	t->bytes = bytes;
-	if (d->disp_size)
-		t->insn.disp = d->disp_size == 1 ? (s8)bytes[d->disp_at] : (s32)read_le(bytes + d->disp_at, 4, true);
-	if (d->imm_size)
-		t->insn.imm = read_le(bytes + d->imm_at, d->imm_size, d->imm_signed);
+	t->zi = (const void *)(d->decode_cache->arena + t->zydis);
+	t->ops = (const void *)(d->decode_cache->arena + t->zydis + ZI_KEPT);
+	t->inverted = false;
+	if (r->disp_size)
+		t->insn.disp = r->disp_size == 1 ? (s8)bytes[r->disp_at] : (s32)read_le(bytes + r->disp_at, 4, true);
+	if (r->imm_size)
+		t->insn.imm = read_le(bytes + r->imm_at, r->imm_size, r->imm_signed);
 }
 
 /* The small ones of others say what the instruction is, or have bits that do not count. */
@@ -298,10 +301,9 @@ static bool small_immediate_ok(const ZydisDecodedInstruction *zi)
 }
 
 /* Which bytes do not matter? */
-static void find_skipped(struct decoded *d)
+static void find_skipped(struct decoded *d, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
-	const struct insn *insn = &d->t.insn;
-	const ZydisDecodedInstruction *zi = d->t.zi;
+	const struct insn *insn = &d->insn;
 	unsigned disp = zi->raw.disp.size / 8, imm = zi->raw.imm[0].size / 8;
 
 	d->disp_size = d->imm_size = 0;
@@ -311,7 +313,7 @@ static void find_skipped(struct decoded *d)
 		d->disp_size = disp;
 	}
 	if ((zi->raw.imm[0].is_relative || imm >= 4 || small_immediate_ok(zi)) && imm && !zi->raw.imm[1].size && !insn->thunk &&
-	    d->t.ops[0].type != ZYDIS_OPERAND_TYPE_POINTER && insn->imm == zi->raw.imm[0].value.u) {
+	    ops[0].type != ZYDIS_OPERAND_TYPE_POINTER && insn->imm == zi->raw.imm[0].value.u) {
 		d->imm_at = zi->raw.imm[0].offset;
 		d->imm_size = imm;
 		d->imm_signed = zi->raw.imm[0].is_signed || zi->raw.imm[0].is_relative;
@@ -326,21 +328,20 @@ static struct decoded *decode(struct trans *tr, const u8 *bytes, unsigned avail)
 {
 	struct decode_cache *c = tr->d->decode_cache;
 	struct decoded *d = &c->records[c->nr_records];
-	ZydisDecodedOperand *ops = (void *)(c->arena + c->used);
+	ZydisDecodedOperand *ops = (void *)(c->arena + c->used + ZI_KEPT);
 	ZydisDecodedInstruction zi;
+	struct tinsn t = { .zi = &zi, .ops = ops, .bytes = bytes, .record = c->nr_records, .zydis = c->used };
 
-	memset(d, 0, sizeof(*d));
-	if (!decode_insn_full(tr->vcpu, bytes, avail, &d->t.insn, &zi, ops))
+	if (!decode_insn_full(tr->vcpu, bytes, min(avail, (unsigned)INSN_MAX_LEN), &t.insn, &zi, ops))
 		return NULL;
-	d->t.record = c->nr_records++;
-	d->t.zi = &zi;
-	d->t.ops = ops;
-	d->t.bytes = bytes;
-	tinsn_init(tr, &d->t);
-	find_skipped(d);
+	tinsn_init(tr, &t);
+	memset(d, 0, sizeof(*d));
+	memcpy(d->kept, &t, TINSN_KEPT);
+	find_skipped(d, &zi, ops);
 	zi.operand_count = zi.operand_count_visible;
-	d->t.zi = memcpy(&ops[max((unsigned)zi.operand_count, 2u)], &zi, offsetof(ZydisDecodedInstruction, raw));
-	c->used = ((const u8 *)d->t.zi - c->arena + offsetof(ZydisDecodedInstruction, raw) + 15) & ~15ul;
+	memcpy(c->arena + c->used, &zi, offsetof(ZydisDecodedInstruction, raw));
+	c->used += ZI_KEPT + max((unsigned)zi.operand_count, 2u) * sizeof(*ops);
+	c->nr_records++;
 	return d;
 }
 
@@ -348,28 +349,26 @@ const struct decoded *decoded_get(struct trans *tr, const u8 *bytes, unsigned av
 {
 	struct decode_cache *c = tr->d->decode_cache;
 	const u32 mode_key = tr->vcpu->arch.mode_key;
-	u8 padded[INSN_MAX_LEN] = { 0 };
+	u8 padded[DECODED_WINDOW] = { 0 };
 	const u8 *all = bytes;
-	struct window w;
 	struct decoded *d;
 	u32 place;
 	u64 h;
 
-	if (unlikely(avail < INSN_MAX_LEN))
+	if (unlikely(avail < DECODED_WINDOW))
 		all = memcpy(padded, bytes, avail);
-	w = window_at(all);
-	h = hash_of(tr, bytes, all, &w);
-	d = find(c, h, mode_key, &w, &place);
+	h = hash_of(tr, bytes, all);
+	d = find(c, h, mode_key, all, &place);
 	if (likely(d)) {
-		if (unlikely(d->t.insn.len > avail))
+		if (unlikely(d->insn.len > avail))
 			return NULL;
 		if (unlikely(tr->d->verifier))
 			VM_BUG_ON(!decoded_check(tr->vcpu, d, bytes), tr->vcpu->vm);
 		return d;
 	}
 	d = decode(tr, bytes, avail);
-	if (d && d->t.zi->mnemonic != ZYDIS_MNEMONIC_INVALID)
-		enter_record(c, d, h, mode_key, &w, place);
+	if (d && d->insn.mnemonic != ZYDIS_MNEMONIC_INVALID)
+		enter_record(c, d, h, mode_key, all, place);
 	return d;
 }
 
@@ -377,7 +376,7 @@ void dbt_site_insn(const struct dbt *d, const struct dbt_site *s, struct insn *i
 {
 	const struct decoded *r = &d->decode_cache->records[s->record];
 
-	*insn = r->t.insn;
+	*insn = r->insn;
 	if (r->disp_size)
 		insn->disp = s->disp;
 	insn->imm = s->imm;
@@ -390,14 +389,14 @@ bool decoded_check(struct vcpu *vcpu, const struct decoded *d, const u8 *bytes)
 	struct tinsn t;
 	struct insn a;
 
-	if (!decode_insn_full(vcpu, bytes, d->t.insn.len, &a, &zi, ops))
+	if (!decode_insn_full(vcpu, bytes, d->insn.len, &a, &zi, ops))
 		return false;
-	decoded_copy(d, bytes, &t);
+	decoded_copy(vcpu->arch.dbt, d, bytes, &t);
 	return a.fn == t.insn.fn && a.len == t.insn.len && a.opsize == t.insn.opsize && a.addrsize == t.insn.addrsize &&
 	       a.reg == t.insn.reg && a.rm == t.insn.rm && a.base == t.insn.base && a.index == t.insn.index &&
 	       a.scale == t.insn.scale && a.seg == t.insn.seg && a.cc == t.insn.cc && a.flags == t.insn.flags &&
 	       a.mnemonic == t.insn.mnemonic && a.memsize == t.insn.memsize && a.disp == t.insn.disp &&
 	       a.imm == t.insn.imm && a.imm2 == t.insn.imm2 && a.thunk == t.insn.thunk &&
-	       a.thunk_flags == t.insn.thunk_flags && zi.attributes == d->t.zi->attributes &&
-	       zi.mnemonic == d->t.zi->mnemonic && zi.operand_count_visible == d->t.zi->operand_count;
+	       a.thunk_flags == t.insn.thunk_flags && zi.attributes == t.zi->attributes && (zi.opcode & 15) == t.cc &&
+	       zi.mnemonic == t.zi->mnemonic && zi.operand_count_visible == t.zi->operand_count;
 }

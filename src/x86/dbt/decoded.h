@@ -5,17 +5,24 @@
 
 #include "x86/dbt/translate.h"
 
+/* What may be looked at of an instruction: its bytes, and one more. */
+#define DECODED_WINDOW 16u
+static_assert(INSN_MAX_LEN < DECODED_WINDOW, "");
+
 /* An instruction, or all that differ from it in a displacement and a large immediate only. */
 struct decoded {
-	_Alignas(64) u64 first[2]; /* bytes of the first of them, and those from the seventh on... */
-	u64 mask[2];		/* ...and which of them matter */
+	_Alignas(64) u8 first[DECODED_WINDOW]; /* bytes of the first of them... */
+	union {
+		struct insn insn;
+		u8 kept[TINSN_KEPT];	/* of struct tinsn: what depends on neither address nor neighbours */
+	};
+	u16 mask;		/* ...and which of them matter */
+	u8 disp_at : 4, disp_size : 3;	/* where its bytes have insn.disp; size 0: it is the same in all of them */
+	bool imm_signed : 1;
+	u8 imm_at : 4, imm_size : 4;	/* the same of insn.imm */
 	u32 mode_key;
-	u8 disp_at, disp_size;	/* where its bytes have insn.disp; size 0: it is the same in all of them */
-	u8 imm_at, imm_size;	/* the same of insn.imm */
-	bool imm_signed;
-	_Alignas(8) struct tinsn t;	/* what depends on neither address nor neighbours */
 };
-static_assert(sizeof(struct decoded) <= 4 * 64, "each is read from memory that nobody has in a cache");
+static_assert(sizeof(struct decoded) == 2 * 64, "each is read from memory that nobody has in a cache");
 
 /*
  * The record of the instruction at bytes; NULL: not all of it is there. The caller has made sure of room
@@ -25,8 +32,8 @@ const struct decoded *decoded_get(struct trans *tr, const u8 *bytes, unsigned av
 /* These bytes are asked for next, one instruction after the other: what that needs is fetched to the host's caches, all of it at a time. */
 #define DECODED_EXPECT 8u
 void decoded_expect(struct trans *tr, const u8 *bytes, unsigned avail);
-/* *t: the one of d that has these bytes. */
-void decoded_copy(const struct decoded *d, const u8 *bytes, struct tinsn *t);
+/* *t: the one of r that has these bytes. */
+void decoded_copy(const struct dbt *d, const struct decoded *r, const u8 *bytes, struct tinsn *t);
 /* Does d say of bytes what decoding them says? For tests and SOFTKVM_DBT_VERIFY. */
 bool decoded_check(struct vcpu *vcpu, const struct decoded *d, const u8 *bytes);
 

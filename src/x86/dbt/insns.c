@@ -104,14 +104,10 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 static void emit_lea(struct trans *tr, struct tinsn *t)
 {
 	struct emit *e = tr->e;
-	bool high8;
-	u8 dst = gpr_from_zydis(t->ops[0].reg.value, &high8);
-	u8 host = is_homed(dst) ? T0 : dst == RSP ? GUEST_RSP : dst;
-	bool narrow = t->insn.opsize == 4 || t->insn.addrsize == 4;
-	struct ea ea;
+	const u8 dst = t->gpr, host = is_homed(dst) ? T0 : dst == RSP ? GUEST_RSP : dst;
+	const bool narrow = t->insn.opsize == 4 || t->insn.addrsize == 4;
+	const struct ea ea = ea_of(t);
 
-	t->mem = &t->ops[1];
-	ea = ea_of(t);
 	if (ea.base == NOREG && ea.index == NOREG) {
 		put_mov_imm(e, host, narrow ? (u32)ea.disp : (u64)ea.disp);
 	} else {

@@ -19,8 +19,11 @@
  *     empty with another value, is always emptied.
  *  4. A link (struct jump_link) is good, as an entry of the second level is, under one generation. It may lead to different targets where
  *     one page of relative code is mapped twice, so its key names the page, too. Which one it is good for
- *     changes here, when a table has for the target what the link leads to, and when the dispatcher has found the target.
- *  5. Any value may be returned to, so an empty entry of returns[] belongs to one, too: 0, and has code for it.
+ *     changes here, and when the dispatcher has found the target.
+ *  5. A page of code that the dispatcher has been to is known (jump_pages), under the generation it was then. What a link leads to is good
+ *     again if the target's page is the one that the link's block is on: in a process that has just begun one visit of the
+ *     dispatcher to each page will do, instead of one to each target.
+ *  6. Any value may be returned to, so an empty entry of returns[] belongs to one, too: 0, and has code for it.
  */
 #include "x86/dbt/dbt.h"
 
@@ -75,6 +78,7 @@ static u32 next_generation(struct dbt *d, struct mmu *mmu)
 		memset(mmu->jump_second, 0, sizeof(mmu->jump_second));
 		for (u32 i = 0; i < d->nr_links; i++)
 			mmu->jump_links[i].key = 0;
+		memset(mmu->jump_pages, 0, sizeof(mmu->jump_pages));
 		memset(d->space_drops, 0, sizeof(d->space_drops));
 		mmu->jump_generation[1] = 1;
 		d->jump_generation = 2;
@@ -125,6 +129,22 @@ void dbt_renew_jumps(struct vcpu *vcpu, bool all)
 
 /* ---- filling ----------------------------------------------------------------------------------- */
 
+/* Of b's page, where relative code is, or all other code. Never 0. */
+static u32 page_number(const struct dbt_block *b, bool relative)
+{
+	return (b->home + 1) << 1 | relative;
+}
+
+/* b, which begins there, is on the page that is mapped at va. */
+static void add_page(struct vcpu *vcpu, u64 va, const struct dbt_block *b, unsigned ctx)
+{
+	struct mmu *mmu = vcpu->arch.mmu;
+
+	mmu->jump_pages[va / PAGE_SIZE % JUMP_PAGES] = (struct jump_page){
+		.va = va & PAGE_MASK, .generation = mmu->jump_generation[0], .page = page_number(b, dbt_is_relative(vcpu, ctx, va)),
+	};
+}
+
 void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_block *b, bool global)
 {
 	struct mmu *mmu = vcpu->arch.mmu;
@@ -140,6 +160,8 @@ void dbt_jump_add(struct vcpu *vcpu, unsigned ctx, u64 va, const struct dbt_bloc
 	mmu->jump_second[ctx][second_index(va)] = (struct jump_second){
 		.va = va, .code = b->slot_poll, .generation = mmu->jump_generation[global],
 	};
+	if (ctx == TLB_USER)
+		add_page(vcpu, va, b, ctx);
 }
 
 const void *dbt_jump_find(struct vcpu *vcpu, unsigned ctx, u64 va)
@@ -176,6 +198,7 @@ void dbt_link_local(struct vcpu *vcpu, const struct dbt_exit *x, const struct db
 
 	dbt_link(vcpu->arch.dbt, x, to);
 	link->code = vcpu->arch.dbt->mem.rx + to->slot_poll;
+	link->page = page_number(to, x->relative);
 	link->key = mmu->jump_key ^ (x->relative ? vcpu->arch.block_page : 0);
 }
 
@@ -259,7 +282,7 @@ static u32 put_begin(struct emit *e)
 }
 
 /* On with the code in FRAME_TMP0, for the target in T0. After that, where none[] leads, T0 and T1 are as they were there. */
-static void put_go_on(struct emit *e, bool user, const u32 none[2])
+static void put_go_on(struct emit *e, bool user, const u32 *none, unsigned nr_none)
 {
 	if (user) {
 		put_alu_imm(e, W8, 4, T0, (s32)PAGE_MASK);
@@ -267,8 +290,8 @@ static void put_go_on(struct emit *e, bool user, const u32 none[2])
 	}
 	put_restore(e);
 	put_rm(e, W4, 0xff, 4, SLOT(FRAME_TMP0)); /* jmp */
-	patch_rel32(e, none[0], e->at);
-	patch_rel32(e, none[1], e->at);
+	for (unsigned i = 0; i < nr_none; i++)
+		patch_rel32(e, none[i], e->at);
 	put_restore(e);
 }
 
@@ -284,49 +307,51 @@ static u32 emit_jump(struct dbt *d, unsigned ctx, bool indirect)
 	put_first(d, ctx);
 	put_load(e, RAX, SLOT(FRAME_VCPU));
 	put_rm(e, W8, 0xff, 0, MEM_BASE(RAX, offsetof(struct vcpu, stat.dbt_jump_refills)));
-	put_go_on(e, ctx >= TLB_USER, none);
+	put_go_on(e, ctx >= TLB_USER, none, ARRAY_SIZE(none));
 	put_store(e, SLOT(FRAME_TMP1), T0);
 	put_mov(e, T0, T1);
 	put_jmp(e, indirect ? d->exit_indirect : d->exit_slot);
 	return begin;
 }
 
-/* The link at T1 is good now if it leads to rax. rcx is lost. */
-static void put_stamp(struct emit *e, bool relative)
+/* rcx = place of the page of T0's address in jump_pages, if it is known at present; rax is lost */
+static void put_page(struct emit *e, u32 *none)
 {
-	u32 other;
+	const s32 pages = offsetof(struct mmu, jump_pages);
 
-	put_rm(e, W8, 0x3b, RAX, MEM_GS(T1, offsetof(struct mmu, jump_links[0].code)));
-	other = put_jcc_later(e, CC_NE);
-	put_load(e, RCX, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
-	if (relative)
-		put_rm(e, W8, 0x33, RCX, SLOT(FRAME_PAGE));
-	put_store(e, MEM_GS(T1, offsetof(struct mmu, jump_links[0].key)), RCX);
-	patch_rel32(e, other, e->at);
+	put_mov(e, RAX, T0);
+	put_alu_imm(e, W8, 4, RAX, (s32)PAGE_MASK);
+	put_mov(e, RCX, RAX);
+	static_assert(sizeof(struct jump_page) == 16 && PAGE_SHIFT == 12, "shifted");
+	put_shift_imm(e, W8, 5, RCX, PAGE_SHIFT - 4);
+	put_alu_imm(e, W4, 4, RCX, (JUMP_PAGES - 1) << 4);
+	put_rm(e, W8, 0x3b, RAX, MEM_GS(RCX, pages + (s32)offsetof(struct jump_page, va)));
+	none[0] = put_jcc_later(e, CC_NE);
+	put_rm(e, W4, 0x8b, RAX, MEM_GS(RCX, pages + (s32)offsetof(struct jump_page, generation)));
+	put_rm(e, W4, 0x3b, RAX, MEM_GS(NOREG, offsetof(struct mmu, jump_generation)));
+	none[1] = put_jcc_later(e, CC_NE);
 }
 
 /* Jumped to: T0 = target, T1 = offset of a link that is not good now. Flags are in the slot. */
 static u32 emit_jump_linked(struct dbt *d, bool relative)
 {
-	const s32 first = offsetof(struct mmu, jumps[TLB_USER]);
+	const s32 links = offsetof(struct mmu, jump_links);
 	struct emit *e = &d->emit;
 	const u32 begin = put_begin(e);
-	u32 found, none[2];
+	u32 none[3];
 
-	put_store(e, SLOT(FRAME_TMP1), T1);
-	put_index(e, JUMP_FACTOR, JUMP_TABLE_SHIFT);
-	put_shift_imm(e, W4, 4, RCX, 4);
-	put_load(e, RAX, MEM_GS(RCX, first + (s32)offsetof(struct jump_entry_host, code)));
-	put_rm(e, W8, 0x3b, T0, MEM_GS(RCX, first + (s32)offsetof(struct jump_entry_host, va)));
-	found = put_jcc_later(e, CC_E);
-	put_second(d, TLB_USER, none);
-	put_first(d, TLB_USER);
-	put_load(e, T1, SLOT(FRAME_TMP1));
-	patch_rel32(e, found, e->at);
-	put_stamp(e, relative);
+	put_page(e, none);
+	put_rm(e, W4, 0x8b, RAX, MEM_GS(RCX, offsetof(struct mmu, jump_pages[0].page)));
+	put_rm(e, W4, 0x3b, RAX, MEM_GS(T1, links + (s32)offsetof(struct jump_link, page)));
+	none[2] = put_jcc_later(e, CC_NE);
+	put_load(e, RCX, MEM_GS(NOREG, offsetof(struct mmu, jump_key)));
+	if (relative)
+		put_rm(e, W8, 0x33, RCX, SLOT(FRAME_PAGE));
+	put_store(e, MEM_GS(T1, links + (s32)offsetof(struct jump_link, key)), RCX);
+	put_load(e, RAX, MEM_GS(T1, links + (s32)offsetof(struct jump_link, code)));
 	put_store(e, SLOT(FRAME_TMP0), RAX);
-	put_go_on(e, true, none);
-	put_rm(e, W4, 0x8b, T0, MEM_GS(T1, offsetof(struct mmu, jump_links[0].exit)));
+	put_go_on(e, true, none, ARRAY_SIZE(none));
+	put_rm(e, W4, 0x8b, T0, MEM_GS(T1, links + (s32)offsetof(struct jump_link, exit)));
 	put_jmp(e, d->exit_slot);
 	return begin;
 }

@@ -45,6 +45,7 @@ struct plan {
 	u16 nr_symbols;
 	struct active active[ACTIVE_MAX];	/* the least recently used first */
 	unsigned nr;
+	bool joined;		/* some range has two members */
 };
 
 struct access {
@@ -164,6 +165,7 @@ static void join_range(struct plan *p, struct tinsn *t, unsigned i)
 		if (!same_symbols(&p->active[n].place, &a.place) || !fits(r, &a, at))
 			continue;
 		join(r, t, &a, at, i);
+		p->joined = true;
 		t->range = p->active[n].range;
 		used(p, n);
 		return;
@@ -205,11 +207,10 @@ static u8 whole_register(const ZydisDecodedOperand *op)
 void note_copy(struct tinsn *t)
 {
 	const u8 to = whole_register(&t->ops[0]);
-	bool high8;
 
 	t->copy_to = t->copy_from = NOREG;
 	if (t->kind == K_POP)
-		t->changes = BIT(gpr_from_zydis(t->ops[0].reg.value, &high8));
+		t->changes = BIT(t->gpr);
 	if ((t->kind != K_NATIVE && t->kind != K_LEA) || to == NOREG)
 		return;
 	switch (t->insn.mnemonic) {
@@ -324,21 +325,42 @@ static void find_reloads(struct trans *tr)
 	}
 }
 
-void plan_ranges(struct trans *tr)
+/* Nobody shares anything. */
+static void no_ranges(struct trans *tr)
 {
-	struct plan p = { .tr = tr };
-
 	tr->nr_ranges = 0;
 	for (unsigned i = 0; i < tr->nr; i++) {
 		tr->insns[i].range = -1;
 		tr->insns[i].in_range = false;
 	}
-	if (tr->width != W8 || tr->narrow)
+}
+
+static bool has_access(const struct tinsn *t)
+{
+	return t->mem || t->kind == K_PUSH || t->kind == K_POP || t->kind == K_CALL || t->kind == K_RET;
+}
+
+void plan_ranges(struct trans *tr)
+{
+	struct plan p;
+	unsigned accesses = 0;
+
+	no_ranges(tr);
+	for (unsigned i = 0; i < tr->nr; i++)
+		accesses += has_access(&tr->insns[i]);
+	if (tr->width != W8 || tr->narrow || accesses < 2)
 		return;
+	p.tr = tr;
+	p.nr_symbols = 0;
+	p.joined = false;
 	set_all_unknown(&p);
 	for (unsigned i = 0; i < tr->nr; i++) {
 		join_range(&p, &tr->insns[i], i);
 		follow(&p, &tr->insns[i]);
+	}
+	if (!p.joined) {
+		no_ranges(tr);
+		return;
 	}
 	assign_slots(tr);
 	find_reloads(tr);

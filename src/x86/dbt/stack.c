@@ -16,11 +16,9 @@ void store_imm(struct trans *tr, struct hmem m, u64 v)
 /* Push the value in FRAME_TMP0, a register or a constant. */
 void emit_push(struct trans *tr, struct tinsn *t)
 {
-	const ZydisDecodedOperand *op = &t->ops[0];
 	struct cold *c = slow_new(tr, t);
 	struct emit *e = tr->e;
 	struct hmem m;
-	bool high8;
 	u8 tmp;
 
 	if (t->mem) {
@@ -33,7 +31,7 @@ void emit_push(struct trans *tr, struct tinsn *t)
 		put_store(e, SLOT(FRAME_TMP0), T0);
 	}
 	tmp = put_stack_word(tr, t, true, &m, c);
-	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+	if (!t->mem && t->gpr == NOREG) {
 		put_fault_row(tr, c);
 		store_imm(tr, m, t->insn.imm);
 	} else {
@@ -42,7 +40,7 @@ void emit_push(struct trans *tr, struct tinsn *t)
 		if (t->mem)
 			put_load(e, tmp, SLOT(FRAME_TMP0));
 		else
-			r = gpr_to_host(e, gpr_from_zydis(op->reg.value, &high8), tmp);
+			r = gpr_to_host(e, t->gpr, tmp);
 		put_fault_row(tr, c);
 		put_rm(e, tr->width, 0x89, r, m);
 	}
@@ -55,8 +53,7 @@ void emit_pop(struct trans *tr, struct tinsn *t)
 	struct cold *c = slow_new(tr, t);
 	struct emit *e = tr->e;
 	struct hmem m;
-	bool high8;
-	u8 r = gpr_from_zydis(t->ops[0].reg.value, &high8);
+	u8 r = t->gpr;
 	u8 host = is_homed(r) ? T0 : r == RSP ? GUEST_RSP : r;
 
 	put_stack_word(tr, t, false, &m, c);

@@ -54,13 +54,17 @@ static u16 changed_registers(const struct tinsn *t)
 
 void tinsn_init(struct trans *tr, struct tinsn *t)
 {
+	bool high8;
+
 	t->code32 = t->zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
 	t->changes = changed_registers(t);
 	t->excluded = tr->d->diff && diff_excludes(t->zi, t->ops);
 	t->kind = classify_insn(tr, t);
+	t->gpr = t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_from_zydis(t->ops[0].reg.value, &high8) : NOREG;
+	t->cc = t->zi->opcode & 15;
 	note_copy(t);
 	if (t->kind == K_HANDLER) {
-		t->mem = NULL;
+		t->mem = false;
 		t->nr_homed = 0;
 		t->vec = t->x87 = t->x87_pointers = false;
 	}
@@ -86,7 +90,7 @@ void tinsn_init(struct trans *tr, struct tinsn *t)
 static void make_handler(struct tinsn *t)
 {
 	t->kind = K_HANDLER;
-	t->mem = NULL;
+	t->mem = false;
 	t->nr_homed = 0;
 	t->vec = t->may_fault = t->x87 = t->x87_pointers = false;
 	t->reads = FLAGS_ALL;
@@ -124,7 +128,7 @@ static bool decode_one(struct trans *tr, struct tinsn *t, u64 rip, const u8 *byt
 
 	if (!d)
 		return false;
-	decoded_copy(d, bytes, t);
+	decoded_copy(tr->d, d, bytes, t);
 	t->rip = rip;
 	t->relative = tr->relative;
 	if (unlikely(leads_nowhere(tr, t) || is_too_far(t)))
@@ -138,7 +142,7 @@ static void decode_from(struct trans *tr, const struct dbt_page *page, gva_t va,
 {
 	for (unsigned n = 0; tr->nr < DBT_BLOCK_INSNS && off < PAGE_SIZE; n++) {
 		struct tinsn *t = &tr->insns[tr->nr];
-		unsigned left = min((unsigned)(PAGE_SIZE - off), (unsigned)INSN_MAX_LEN);
+		unsigned left = min((unsigned)(PAGE_SIZE - off), DECODED_WINDOW);
 
 		if (n % DECODED_EXPECT == 0)
 			decoded_expect(tr, page->bytes + off, PAGE_SIZE - off);

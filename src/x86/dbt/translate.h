@@ -15,35 +15,39 @@ enum copy_plus { PLUS_NOTHING, PLUS_ONE, MINUS_ONE, PLUS_IMM, MINUS_IMM, PLUS_DI
 #define FLAGS_ALL ((u32)X86_EFLAGS_OSZAPC)
 
 struct tinsn {
+	/* What depends on its bytes and the mode only: a record keeps that (decoded.c). */
 	struct insn insn;
-	const ZydisDecodedInstruction *zi;
-	const ZydisDecodedOperand *ops;
-	const u8 *bytes;
-	u64 rip;
-	u32 record;			/* decoded.c */
-	enum kind kind;
-	bool end;			/* of the block */
-	bool code32, vec, may_fault;
-	bool relative;			/* rip is in the page */
-	bool excluded;			/* from comparison with the interpreter (diff.c) */
-	bool x87, x87_pointers;		/* needs x87 or MMX registers; changes the pointers to instruction and operand */
-	u8 homed[3], nr_homed;		/* guest r9-r11 that are operands (not address) */
-	u8 homed_read, homed_written;	/* bits, by their place in homed[] */
-	const ZydisDecodedOperand *mem;
-	u8 mem_size;			/* its bytes */
-	bool mem_write;
-	struct encoding encoding;	/* NATIVE */
-	u8 high8;			/* the same with AH, CH, DH or BH beside a memory operand: its number, 4 to 7 */
+	u32 record, zydis;		/* its number; where the arena has what Zydis says */
 	u16 changes;			/* general registers: NATIVE, LEA, POP but for rsp */
+	u16 reads, writes;		/* flags */
+	u8 gpr;				/* LEA, PUSH, POP, JMP_IND, CALL_IND: the register it is about; NOREG: none */
+	u8 cc;				/* JCC */
 	u8 copy_to, copy_from;		/* NATIVE, LEA: the former becomes the latter and a constant, all 64 bits of them; NOREG: nothing such */
 	u8 copy_plus;			/* enum copy_plus */
+	u8 mem_size;			/* bytes of its memory operand */
+	u8 high8;			/* NATIVE with AH, CH, DH or BH beside a memory operand: its number, 4 to 7 */
+	u8 homed[3];			/* guest r9-r11 that are operands (not address) */
+	u8 nr_homed : 2, homed_read : 3, homed_written : 3; /* how many; bits, by their place in homed[] */
+	enum kind kind : 8;
+	bool end : 1;			/* of the block */
+	bool code32 : 1, vec : 1, may_fault : 1;
+	bool mem : 1, mem_write : 1;	/* has a memory operand; writes it */
+	bool excluded : 1;		/* from comparison with the interpreter (diff.c) */
+	bool x87 : 1, x87_pointers : 1;	/* needs x87 or MMX registers; changes the pointers to instruction and operand */
+	struct encoding encoding;	/* NATIVE */
+	/* What its block makes of it. */
+	const u8 *bytes;
+	const ZydisDecodedInstruction *zi;
+	const ZydisDecodedOperand *ops;
+	u64 rip;
+	bool relative;			/* rip is in the page */
 	s8 range;			/* of its memory access, -1: none */
 	bool inverted;			/* JCC: the straight path is the one where it is taken */
 	bool in_range;			/* one begins here or before, and lasts: no way back from the handler */
-	u32 reads, writes;		/* flags */
-	u32 live_before, live_after, needs; /* needs: must be in the host's flags when it executes */
 	s32 range_at;			/* of its access, from the range's first */
+	u32 live_before, live_after, needs; /* flags; needs: must be in the host's flags when it executes */
 };
+#define TINSN_KEPT (offsetof(struct tinsn, encoding) + sizeof(struct encoding))
 
 /* The address of the page that a relative block is on, as if it were a register of the guest's. */
 #define PAGE_REG 16

@@ -54,8 +54,8 @@ struct insn {
 	s64 disp;
 	u64 imm;		/* immediate sign-extended to 64 bits, branch displacement, or far offset */
 	u32 imm2;		/* ENTER level, far selector */
-	const void *thunk;	/* generated code (op_thunk) */
 	u32 thunk_flags;	/* interp/thunk.h */
+	const void *thunk;	/* generated code (op_thunk) */
 };
 
 /* Effective offset of the memory operand, truncated to the address size. */
