@@ -22,6 +22,7 @@
 #define SOFTKVM_X86_MMU_H
 
 #include "host/access.h"
+#include "host/host.h"
 #include "x86/x86.h"
 
 #define TLB_ENTRIES 4096
@@ -228,7 +229,16 @@ static inline unsigned mmu_data_access(const struct vcpu *vcpu, unsigned access)
 	return access | (vcpu->arch.cpl == 3 ? MMU_USER : 0);
 }
 
-/* Walk: EXEC_OK with *gpa, or EXEC_FAULT (#PF queued), or EXEC_EFAULT. */
+/* An access to the client's memory has failed: EXEC_EFAULT, or EXEC_RETRY if it was aborted by a kick. */
+static inline enum exec mem_access_failed(void)
+{
+	if (!host_kicked)
+		return EXEC_EFAULT;
+	host_kicked = false;
+	return EXEC_RETRY;
+}
+
+/* Walk: EXEC_OK with *gpa, or EXEC_FAULT (#PF queued), or as mem_access_failed(); MMU_NOFAULT: EXEC_EFAULT for both. */
 enum exec mmu_translate(struct vcpu *vcpu, gva_t va, unsigned access, gpa_t *gpa);
 
 /* The low bits of CR3: a PCID, if CR4.PCIDE says so. */

@@ -659,6 +659,7 @@ READ(wall_clock)
 WRITE(wall_clock)
 {
 	struct guest_access ga;
+	int r;
 
 	if (!pv_has(vcpu, index))
 		return UNSUPPORTED;
@@ -667,10 +668,10 @@ WRITE(wall_clock)
 		return 0;
 	if (host)
 		guest_access_begin(vcpu, &ga);
-	pvclock_write_wall_clock(vcpu, v);
+	r = pvclock_write_wall_clock(vcpu, v);
 	if (host)
 		guest_access_end(vcpu, &ga);
-	return 0;
+	return r;
 }
 
 WRITE(system_time)

@@ -243,24 +243,30 @@ u64 vm_wall_clock_epoch(struct vm *vm)
 	return now.realtime_ns - clock_at_locking(vm, now.host_tsc);
 }
 
-void pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa)
+/* Readers wait while version is odd. 0, or -EFAULT. */
+static int write_wall_record(struct vcpu *vcpu, gpa_t gpa, u64 epoch)
 {
-	u64 epoch = vm_wall_clock_epoch(vcpu->vm);
 	struct wall_record rec;
 
-	if (!gpa || vcpu_read_guest(vcpu, gpa, &rec.version, 4))
-		return;
+	if (vcpu_read_guest(vcpu, gpa, &rec.version, 4))
+		return -EFAULT;
 	rec.version = (rec.version + 1) | 1;
 	rec.sec = epoch / NSEC_PER_SEC;
 	rec.nsec = epoch % NSEC_PER_SEC;
 	if (vcpu_write_guest(vcpu, gpa, &rec.version, 4))
-		return;
+		return -EFAULT;
 	barrier();
 	if (vcpu_write_guest(vcpu, gpa + 4, &rec.sec, 8))
-		return;
+		return -EFAULT;
 	barrier();
 	rec.version++;
-	(void)vcpu_write_guest(vcpu, gpa, &rec.version, 4);
+	return vcpu_write_guest(vcpu, gpa, &rec.version, 4);
+}
+
+int pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa)
+{
+	host_kicked = false;
+	return gpa && write_wall_record(vcpu, gpa, vm_wall_clock_epoch(vcpu->vm)) && host_kicked;
 }
 
 /* ---- steal time ------------------------------------------------------------------------ */

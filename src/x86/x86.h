@@ -143,7 +143,8 @@ u64 guest_tsc_from_host(struct vcpu *vcpu, u64 host_tsc);
 u64 guest_tsc_to_deadline_ns(struct vcpu *vcpu, u64 tsc);
 void pvclock_update(struct vcpu *vcpu);			/* KVM_REQ_CLOCK_UPDATE; in guest mode */
 void steal_time_update(struct vcpu *vcpu);		/* KVM_REQ_STEAL_UPDATE; in guest mode */
-void pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa);
+/* 1: aborted by a kick (host_kicked), to be done again. Memory that is not there is no error. */
+int pvclock_write_wall_clock(struct vcpu *vcpu, gpa_t gpa);
 u64 vm_kvmclock_ns(struct vm *vm);			/* any thread */
 
 /* ---- FPU (x86/fpu.c) ------------------------------------------------------------ */

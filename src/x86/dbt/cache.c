@@ -336,15 +336,6 @@ struct dbt_page *dbt_page_find(struct dbt *d, gpa_t gpa)
 	return p && p->marked ? p : NULL;
 }
 
-enum exec dbt_access_failed(void)
-{
-	if (host_kicked) {
-		host_kicked = false;
-		return EXEC_RETRY;
-	}
-	return EXEC_EFAULT;
-}
-
 /* Its bytes as they are now; from here on stores are noticed. False: not now, or *r. */
 static bool page_mark(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, enum exec *r)
 {
@@ -355,7 +346,7 @@ static bool page_mark(struct vcpu *vcpu, struct dbt_page *page, const u8 *host, 
 	if (d->many_vcpus && !mmu_share_code_page(vcpu, page->gpa))
 		return false; /* the interpreter can do without */
 	if (host_copy(page->bytes, host, PAGE_SIZE)) {
-		*r = dbt_access_failed();
+		*r = mem_access_failed();
 		return false;
 	}
 	page->verified = d->generation;
@@ -396,13 +387,13 @@ struct dbt_page *dbt_page_get(struct vcpu *vcpu, gpa_t gpa, const u8 *host, bool
 		return page;
 	differs = host_compare(page->bytes, host, PAGE_SIZE);
 	if (differs < 0) {
-		*r = dbt_access_failed();
+		*r = mem_access_failed();
 		return NULL;
 	}
 	if (differs) {
 		page_invalidate(vcpu, page, 0, PAGE_SIZE, host);
 		if (host_copy(page->bytes, host, PAGE_SIZE)) {
-			*r = dbt_access_failed();
+			*r = mem_access_failed();
 			return NULL;
 		}
 	}

@@ -275,8 +275,6 @@ static inline bool dbt_exit_fits(const struct dbt *d, const struct dbt_exit *x, 
 }
 /* cache.c: drop the translations with bytes at gpa. */
 void dbt_drop(struct vcpu *vcpu, gpa_t gpa);
-/* cache.c: what a host_copy() or host_compare() that failed means. */
-enum exec dbt_access_failed(void);
 
 /* T1 = place in the TLB's arrays of the address in T0. */
 static inline void put_tlb_place(struct emit *e)

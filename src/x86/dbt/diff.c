@@ -19,11 +19,16 @@
  * Blocks do not lead to each other here, but are entered in turn through all four entries.
  * A store by the translated block to a place the interpreter has not written would go
  * unnoticed. One vCPU, and a client that does not write guest memory meanwhile.
+ *
+ * A kick may abort any access to guest memory (vm_sync_vcpus()). In either engine's turn the instruction is then as if it had
+ * not begun, or a repetition ends early, and so do those that see a request: the unit is not compared, and counted
+ * (diff_interrupted). What we do to guest memory in between is gone on with: a store that is not undone would be executed twice.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "host/access.h"
 #include "x86/dbt/diff.h"
 #include "x86/decode/decode.h"
 
@@ -281,23 +286,68 @@ static void snapshot_restore(struct vcpu *vcpu, const struct snapshot *s)
 	a->exception = s->exception;
 }
 
+/* So many in one copy are none: poisoned memory, or a fault that is waiting for whoever kicks. */
+#define KICKS_MAX 1000u
+
+/* host_copy() and host_compare(), whatever kicks. */
+static bool copy_all(u8 *dst, const u8 *src, u32 len)
+{
+	u32 left, kicks = 0;
+
+	while ((left = host_copy(dst, src, len))) {
+		if (!host_kicked || ++kicks > KICKS_MAX)
+			return false;
+		host_kicked = false;
+		dst += len - left;
+		src += len - left;
+		len = left;
+	}
+	return true;
+}
+
+static int compare_all(const u8 *a, const u8 *b, u32 len)
+{
+	u32 kicks = 0;
+	int r;
+
+	while ((r = host_compare(a, b, len)) < 0 && host_kicked && ++kicks <= KICKS_MAX)
+		host_kicked = false;
+	return r;
+}
+
 /* What is at the recorded places now. */
-static void journal_read(const struct store_journal *j, u8 *bytes)
+static bool journal_read(const struct store_journal *j, u8 *bytes)
 {
+	bool ok = true;
+
 	for (u32 i = 0; i < j->nr; i++)
-		(void)host_copy(bytes + j->stores[i].at, j->stores[i].host, j->stores[i].len);
+		ok &= copy_all(bytes + j->stores[i].at, j->stores[i].host, j->stores[i].len);
+	return ok;
 }
 
-static void journal_undo(const struct store_journal *j)
+static bool journal_undo(const struct store_journal *j)
 {
+	bool ok = true;
+
 	for (u32 i = j->nr; i-- > 0;)
-		(void)host_copy(j->stores[i].host, j->old + j->stores[i].at, j->stores[i].len);
+		ok &= copy_all(j->stores[i].host, j->old + j->stores[i].at, j->stores[i].len);
+	return ok;
 }
 
-static void journal_redo(const struct store_journal *j, const u8 *bytes)
+static bool journal_redo(const struct store_journal *j, const u8 *bytes)
 {
+	bool ok = true;
+
 	for (u32 i = 0; i < j->nr; i++)
-		(void)host_copy(j->stores[i].host, bytes + j->stores[i].at, j->stores[i].len);
+		ok &= copy_all(j->stores[i].host, bytes + j->stores[i].at, j->stores[i].len);
+	return ok;
+}
+
+/* The client has withdrawn memory in the middle of a unit. Nobody can say what the guest would find. */
+static void check_restored(struct vcpu *vcpu, bool restored)
+{
+	if (unlikely(!restored))
+		vm_bug(vcpu->vm, "the memory of a store that is to be undone is gone", __FILE__, __LINE__);
 }
 
 static u64 flushes(const struct vcpu *vcpu)
@@ -324,6 +374,7 @@ static void interpret(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 static bool reference_run(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 {
 	struct diff *x = vcpu->arch.dbt->diff;
+	bool restored;
 
 	x->journal.nr = x->journal.used = 0;
 	x->journal.refused = false;
@@ -334,8 +385,9 @@ static bool reference_run(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 	mmu_select_tlb(vcpu);
 	interpret(vcpu, b, nr);
 	snapshot_take(vcpu, &x->want);
-	journal_read(&x->journal, x->after);
-	journal_undo(&x->journal);
+	restored = journal_read(&x->journal, x->after);
+	restored &= journal_undo(&x->journal);
+	check_restored(vcpu, restored);
 	snapshot_restore(vcpu, &x->start);
 	vcpu->arch.mmu = x->own;
 	mmu_select_tlb(vcpu);
@@ -422,7 +474,8 @@ static bool same_memory(struct vcpu *vcpu, const struct dbt_block *b)
 		u64 got = 0, want = 0;
 		u32 len = x->journal.stores[i].len, n = min(len, 8u);
 
-		if (!host_compare(x->journal.stores[i].host, x->after + x->journal.stores[i].at, len))
+		/* < 0: the client has withdrawn it. */
+		if (compare_all(x->journal.stores[i].host, x->after + x->journal.stores[i].at, len) <= 0)
 			continue;
 		(void)host_copy(&got, x->journal.stores[i].host, n);
 		memcpy(&want, x->after + x->journal.stores[i].at, n);
@@ -503,16 +556,32 @@ static bool same_state(struct vcpu *vcpu, const struct dbt_block *b, u64 flags)
 static bool reference_again(struct vcpu *vcpu, const struct dbt_block *b, u32 nr)
 {
 	struct diff *x = vcpu->arch.dbt->diff;
-	bool ok;
+	bool ok, restored;
 
 	x->first = x->journal;
-	journal_read(&x->first, x->theirs);
-	journal_undo(&x->first);
+	restored = journal_read(&x->first, x->theirs);
+	restored &= journal_undo(&x->first);
 	snapshot_restore(vcpu, &x->start);
 	ok = reference_run(vcpu, b, nr);
-	journal_redo(&x->first, x->theirs);
+	restored &= journal_redo(&x->first, x->theirs);
+	check_restored(vcpu, restored);
 	snapshot_restore(vcpu, &x->got);
 	return ok;
+}
+
+/* This unit is not compared. interrupted: since a kick or a request came in the middle of one of its instructions. */
+static void count_skipped(struct vcpu *vcpu, bool interrupted)
+{
+	if (interrupted)
+		vcpu->stat.diff_interrupted++;
+	else
+		vcpu->stat.diff_skipped++;
+}
+
+/* MMIO is to be executed again, too, but refused before. */
+static bool is_interrupted(const struct diff *x, enum exec r)
+{
+	return r == EXEC_RETRY && !x->journal.refused;
 }
 
 static bool compare(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
@@ -523,7 +592,7 @@ static bool compare(struct vcpu *vcpu, const struct dbt_block *b, u32 why)
 	u32 n = retired(vcpu, b, why);
 
 	if ((n != x->done || fault != (x->result == EXEC_FAULT)) && !reference_again(vcpu, b, n + fault)) {
-		vcpu->stat.diff_skipped++;
+		count_skipped(vcpu, is_interrupted(x, x->result));
 		return true;
 	}
 	vcpu->stat.diff_instructions += n;
@@ -544,7 +613,7 @@ u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b)
 {
 	struct dbt *d = vcpu->arch.dbt;
 	struct diff *x = d->diff;
-	bool ok = b->comparable;
+	bool ok = b->comparable, interrupted;
 	u32 why;
 
 	if (ok) {
@@ -564,7 +633,8 @@ u32 diff_enter(struct vcpu *vcpu, struct dbt_block *b)
 	if (why >> 28 == DBT_INDIRECT && !is_canonical(vcpu->arch.rip))
 		ok = false;
 	if (!ok) {
-		vcpu->stat.diff_skipped++;
+		interrupted = is_interrupted(x, x->result) || (why >> 28 == DBT_LEAVE && is_interrupted(x, d->result));
+		count_skipped(vcpu, b->comparable && interrupted);
 		return why;
 	}
 	take_rip(vcpu, why);

@@ -66,15 +66,6 @@ void block_cache_reset(struct vcpu *vcpu)
 	mmu_clear_code_pages(vcpu);
 }
 
-enum exec block_access_failed(void)
-{
-	if (host_kicked) {
-		host_kicked = false;
-		return EXEC_RETRY;
-	}
-	return EXEC_EFAULT;
-}
-
 static void *arena_alloc(struct block_cache *cache, size_t size)
 {
 	void *p = cache->arena + cache->used;
@@ -165,7 +156,7 @@ static int block_matches(struct vcpu *vcpu, const struct block *b, struct source
 			m = source_compare_bytes((const u8 *)b->source + b->len1, src->host2, b->len - b->len1);
 	}
 	if (m < 0)
-		*r = block_access_failed();
+		*r = mem_access_failed();
 	return m;
 }
 
@@ -218,7 +209,7 @@ static enum exec draft_crossing(struct vcpu *vcpu, struct source *src, struct dr
 		return r;
 	mmu_mark_code_page(vcpu, src->page2, CODE_INTERP);
 	if (host_copy(d->bytes + d->avail, src->host2, more))
-		return block_access_failed();
+		return mem_access_failed();
 	if (VM_BUG_ON(!decode_insn(vcpu, d->bytes, INSN_MAX_LEN, &d->insns[0]), vcpu->vm))
 		return EXEC_UNHANDLED;
 	d->nr = 1;
@@ -233,7 +224,7 @@ static enum exec draft_block(struct vcpu *vcpu, struct source *src, struct draft
 	d->crosses = false;
 	d->avail = min((unsigned)(PAGE_SIZE - (src->gpa & ~PAGE_MASK)), (unsigned)SOURCE_MAX);
 	if (host_copy(d->bytes, src->host, d->avail))
-		return block_access_failed();
+		return mem_access_failed();
 	while (d->nr < BLOCK_MAX_INSNS && d->len < d->avail) {
 		struct insn *insn = &d->insns[d->nr];
 		unsigned left = min(d->avail - d->len, (unsigned)INSN_MAX_LEN);

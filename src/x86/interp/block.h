@@ -52,8 +52,6 @@ void block_cache_forget_jumps(struct block_cache *cache);
 struct block *block_lookup_slow(struct vcpu *vcpu, gva_t va, enum exec *r);
 /* Before it is executed, if some page has been unmarked since: stores to its pages are noticed. */
 void block_mark_pages(struct vcpu *vcpu, struct block *b);
-/* *r for an access to the source that failed. */
-enum exec block_access_failed(void);
 
 static inline unsigned jump_index(gva_t va)
 {

@@ -20,15 +20,6 @@ struct mem_ref {
 	gpa_t gpa;
 };
 
-static enum exec access_failed(void)
-{
-	if (host_kicked) {
-		host_kicked = false;
-		return EXEC_RETRY;
-	}
-	return EXEC_EFAULT;
-}
-
 static bool data_bp_on_page(const struct vcpu *vcpu, gva_t va)
 {
 	u64 dr7 = vcpu->arch.eff_dr7;
@@ -58,11 +49,12 @@ static u64 trace_error_code(unsigned access)
 /* Before len bytes at host (NULL: not RAM) are stored, or (len 0) something that is not RAM is read. */
 static enum exec journal_store(struct store_journal *j, u8 *host, unsigned len)
 {
-	if (!host || j->nr == ARRAY_SIZE(j->stores) || j->used + len > sizeof(j->old) ||
-	    host_copy(j->old + j->used, host, len)) {
+	if (!host || j->nr == ARRAY_SIZE(j->stores) || j->used + len > sizeof(j->old)) {
 		j->refused = true;
 		return EXEC_RETRY;
 	}
+	if (host_copy(j->old + j->used, host, len))
+		return mem_access_failed();
 	j->stores[j->nr].host = host;
 	j->stores[j->nr].len = len;
 	j->stores[j->nr++].at = j->used;
@@ -150,11 +142,11 @@ static enum exec piece_read(struct vcpu *vcpu, const struct mem_ref *ref, void *
 	if (ref->host) {
 		if (len == 1 || len == 2 || len == 4 || len == 8) {
 			if (!host_load(ref->host, len, &val))
-				return access_failed();
+				return mem_access_failed();
 			memcpy(buf, &val, len);
 			return EXEC_OK;
 		}
-		return host_copy(buf, ref->host, len) ? access_failed() : EXEC_OK;
+		return host_copy(buf, ref->host, len) ? mem_access_failed() : EXEC_OK;
 	}
 	for (unsigned done = 0; done < len;) {
 		unsigned n = min(len - done, 8u);
@@ -174,9 +166,9 @@ static enum exec piece_write(struct vcpu *vcpu, const struct mem_ref *ref, const
 	if (ref->host) {
 		if (len == 1 || len == 2 || len == 4 || len == 8) {
 			memcpy(&val, buf, len);
-			return host_store(ref->host, len, val) ? EXEC_OK : access_failed();
+			return host_store(ref->host, len, val) ? EXEC_OK : mem_access_failed();
 		}
-		return host_copy(ref->host, buf, len) ? access_failed() : EXEC_OK;
+		return host_copy(ref->host, buf, len) ? mem_access_failed() : EXEC_OK;
 	}
 	for (unsigned done = 0; done < len;) {
 		unsigned n = min(len - done, 8u);

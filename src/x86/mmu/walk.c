@@ -126,6 +126,12 @@ static int set_entry_bits(struct vcpu *vcpu, struct memslot *slot, gpa_t gpa, u8
 	return r;
 }
 
+/* Who asks for an address only looks at host_kicked himself. */
+static enum exec entry_failed(unsigned access)
+{
+	return access & MMU_NOFAULT ? EXEC_EFAULT : mem_access_failed();
+}
+
 static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct walk *walk, bool *again)
 {
 	struct paging pg;
@@ -156,7 +162,7 @@ static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct 
 		if (unlikely(!host))
 			return mmu_memory_fault(vcpu, gpa, access);
 		if (!host_load(host, pg.entry_size, &entry))
-			return EXEC_EFAULT;
+			return entry_failed(access);
 		if (!(entry & PTE_P))
 			return walk_fault(vcpu, va, access, 0);
 
@@ -181,7 +187,7 @@ static enum exec walk_once(struct vcpu *vcpu, gva_t va, unsigned access, struct 
 		if ((entry & want) != want && !(access & MMU_NOFAULT)) {
 			set = set_entry_bits(vcpu, slot, gpa, host, &pg, entry, want);
 			if (set < 0)
-				return EXEC_EFAULT;
+				return entry_failed(access);
 			if (!set) {
 				*again = true;
 				return EXEC_RETRY;

@@ -380,12 +380,12 @@ static enum exec bt_modify(struct vcpu *vcpu, const struct insn *insn, gva_t va,
 		return r;
 	if (p && insn->opsize >= 4) {
 		if (!host_load(p, insn->opsize, &val))
-			return EXEC_EFAULT;
+			return mem_access_failed();
 		for (;;) {
 			int done = host_cmpxchg(p, insn->opsize, &val, bt_apply(insn->imm2, val, mask));
 
 			if (done < 0)
-				return EXEC_EFAULT;
+				return mem_access_failed();
 			if (done)
 				break;
 		}
