@@ -14,6 +14,7 @@
 #include "kvm/dirty_ring.h"
 #include "kvm/guest_memfd.h"
 #include "kvm/move.h"
+#include "kvm/sole.h"
 #include "x86/hyperv.h"
 #include "x86/irqchip.h"
 #include "x86/msr_filter.h"
@@ -50,6 +51,9 @@ static long create_vcpu_locked(struct vm *vm, u32 id)
 	r = vcpu_reserve(vm);
 	if (!r)
 		r = dirty_ring_create(vcpu);
+	/* Before anybody can execute anything on this one. */
+	if (!r && vcpu->index)
+		sole_end(vm);
 	fd = r ? r : fd_create_vcpu(vcpu);
 	if (fd < 0) {
 		vcpu_destroy(vcpu);

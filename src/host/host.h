@@ -84,6 +84,16 @@ bool host_register_code_fault(const void *start, const void *end, host_code_faul
 /* Address-space identity: a token that differs in a forked child, equal in threads and CLONE_VM children. */
 u64 host_mm_id(void);
 
+/* ---- mappings: host/maps.c ------------------------------------------------------------ */
+
+struct host_range {
+	u64 start, size;
+	bool read_only;		/* need not be writable */
+	u64 covered;		/* 0; host_is_private() counts here */
+};
+/* Are these, from end to end, readable and writable memory that only this process has? False also if that cannot be found out. */
+bool host_is_private(struct host_range *ranges, unsigned nr);
+
 /* ---- large memory: host/lazy.c ---------------------------------------------------- */
 
 /* Zeroed; taken where it is touched. NULL: none. */

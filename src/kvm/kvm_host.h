@@ -153,6 +153,7 @@ struct vm {
 	struct memslots *_Atomic smm_slots; /* the same of address space 1 */
 	struct mem_attrs *_Atomic attrs; /* private pages, NULL: none; kvm/guest_memfd.c, replaced under slots_lock */
 	bool private_mem;		/* of a type with private memory */
+	_Atomic bool not_sole;		/* programs need LOCK for ever; kvm/sole.c */
 	_Atomic u32 moving;		/* part of a context move; kvm/move.c */
 	struct memslots *spare_slots;	/* an old snapshot's memory, for the next one; under slots_lock */
 	struct vcpu **vcpus;		/* created_vcpus entries, grows; read under lock or after acquire of nr_vcpus */

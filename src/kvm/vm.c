@@ -13,6 +13,7 @@
 #include "kvm/io_bus.h"
 #include "kvm/irq_routing.h"
 #include "kvm/move.h"
+#include "kvm/sole.h"
 #include "kvm/stats.h"
 #include "kvm/trace.h"
 
@@ -89,6 +90,7 @@ struct vm *vm_create(unsigned long type, int *err)
 		return NULL;
 	}
 	stats_vm_created(vm);
+	sole_vm_created(vm);
 	return vm;
 }
 
@@ -102,6 +104,7 @@ void vm_destroy(struct vm *vm)
 	u32 nr = atomic_load(&vm->nr_vcpus);
 
 	stats_vm_destroyed(vm);
+	sole_vm_destroyed(vm);
 	pthread_mutex_lock(&vm->irq_lock);
 	atomic_store(&vm->dead, 1);
 	pthread_mutex_unlock(&vm->irq_lock);

@@ -13,6 +13,7 @@
 
 #include "api/fd.h"
 #include "host/syscall.h"
+#include "kvm/sole.h"
 
 /* ---- ioctl, mmap -------------------------------------------------------------------- */
 
@@ -52,13 +53,19 @@ shim_public int ioctl(int fd, unsigned long request, ...)
 
 bool shim_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off, unsigned long *r)
 {
-	struct kvm_file *file;
+	struct kvm_file *file = NULL;
 
-	if (likely((flags & MAP_ANONYMOUS) || !fd_maybe_ours(fd)))
-		return false;
-	file = fd_get(fd);
-	if (!file)
-		return false;
+	if (unlikely(!(flags & MAP_ANONYMOUS) && fd_maybe_ours(fd)))
+		file = fd_get(fd);
+	if (likely(!file)) {
+		/* MAP_SHARED_VALIDATE has this bit, too. */
+		if (likely(!(flags & MAP_SHARED)))
+			return false;
+		*r = host_syscall6(SYS_mmap, (long)addr, len, prot, flags, fd, off);
+		if (*r <= -4096ul)
+			sole_mapped(*r, len);
+		return true;
+	}
 	*r = fd_mmap(file, addr, len, prot, flags, fd, off);
 	fd_put(file);
 	return true;

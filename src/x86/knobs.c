@@ -13,6 +13,7 @@ static struct {
 	[KNOB_TLB] = { "SOFTKVM_TLB", 4, 4096, 4096 },
 	[KNOB_DBT_CACHE] = { "SOFTKVM_DBT_CACHE", 128, 1 << 20, 128 << 10 },
 	[KNOB_DBT_LINK] = { "SOFTKVM_DBT_LINK", 0, 1, 1 },
+	[KNOB_DBT_UNLOCK] = { "SOFTKVM_DBT_UNLOCK", 0, 1, 1 },
 	[KNOB_DBT_VERIFY] = { "SOFTKVM_DBT_VERIFY", 0, 1, 0 },
 };
 

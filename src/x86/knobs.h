@@ -12,6 +12,7 @@ enum knob {
 	KNOB_TLB,		/* entries of the software TLB in use */
 	KNOB_DBT_CACHE,		/* KiB of translated code */
 	KNOB_DBT_LINK,		/* blocks lead to one another */
+	KNOB_DBT_UNLOCK,	/* programs do without LOCK where nobody can tell */
 	KNOB_DBT_VERIFY,	/* every translated block is verified */
 	NR_KNOBS,
 };

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvm/sole.h"
 #include "kvm/trace.h"
 #include "x86/irqchip.h"
 #include "x86/x86.h"
@@ -145,6 +146,8 @@ enum exec mmio_read(struct vcpu *vcpu, gpa_t gpa, void *data, unsigned len)
 {
 	struct mmio_access *a = log_consume(vcpu, gpa, len, false, false);
 
+	if (unlikely(vcpu->arch.cpl == 3))
+		sole_device_used(vcpu);
 	if (a) {
 		memcpy(data, a->data, len);
 		return EXEC_OK;
@@ -163,6 +166,8 @@ enum exec mmio_write(struct vcpu *vcpu, gpa_t gpa, const void *data, unsigned le
 {
 	struct mmio_access *a = log_consume(vcpu, gpa, len, true, false);
 
+	if (unlikely(vcpu->arch.cpl == 3))
+		sole_device_used(vcpu);
 	if (a)
 		return EXEC_OK;
 	a = log_new(vcpu, gpa, data, len, true, false);

@@ -30,6 +30,7 @@ enum {
 	KEY_FLAT32 = 26,
 	KEY_FS_WHOLE = 27,
 	KEY_GS_WHOLE = 28,
+	KEY_UNLOCKED = 29,
 };
 
 static u32 size_log2(u8 size)
@@ -103,6 +104,8 @@ void vcpu_update_mode(struct vcpu *vcpu)
 	a->gs_whole = a->flat32 && is_whole(&a->seg[SEG_GS], false);
 	a->mode_key |= (u32)a->flat32 << KEY_FLAT32 | (u32)a->fs_whole << KEY_FS_WHOLE |
 		       (u32)a->gs_whole << KEY_GS_WHOLE;
+	a->unlocked = a->sole && a->cpl == 3 && !a->smm;
+	a->mode_key |= (u32)a->unlocked << KEY_UNLOCKED;
 }
 
 /* Everything that is not reserved: bit 1 reads as one, 3, 5, 15 and 22 up as zero. */

@@ -227,6 +227,8 @@ struct vcpu_arch {
 	bool fs_whole, gs_whole;	/* with flat32: these need no limit check */
 	u32 mode_key;			/* all state a decoded block depends on, hashed into block keys */
 	bool block_abort;		/* a store hit the page being executed: leave the block after this instruction */
+	bool sole;			/* kvm/sole.c: programs do without LOCK... */
+	bool unlocked;			/* ...and this is one (derived, part of mode_key) */
 	gpa_t code_page;		/* gpa of the page being executed, or ~0 */
 	u64 block_page;			/* linear address of the page that translated code is, or was last, executed on */
 	u64 tsc_offset;			/* guest TSC = host TSC (scaled) + offset */

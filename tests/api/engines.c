@@ -269,10 +269,16 @@ static void gen_locked(void)
 	struct operand o = op_mem(r);
 
 	put(1, 0xf0);
-	switch (rnd(4)) {
+	switch (rnd(7)) {
 	case 0: insn(0, size, 0, ops[rnd(7)], r, o); break;
-	case 1: insn(0, size, 0x0f, 0xb1, r, o); break;	/* cmpxchg */
-	case 2: insn(0, size, 0x0f, 0xc1, r, o); break;	/* xadd */
+	case 1:
+		insn(0, size, 0, 0x83, rnd(7), o);
+		put(1, rnd(3) ? rnd(256) : rnd(2) ? 0 : 0xff);
+		break;
+	case 2: insn(0, size, 0, 0xf7, 2 + rnd(2), o); break;	/* not, neg */
+	case 3: insn(0, 1, 0, ops[rnd(7)] - 1, r, o); break;
+	case 4: insn(0, size, 0x0f, 0xb1, r, o); break;	/* cmpxchg */
+	case 5: insn(0, size, 0x0f, 0xc1, r, o); break;	/* xadd */
 	default: insn(0, size, 0, 0xff, rnd(2), o); break;	/* inc, dec */
 	}
 }

@@ -121,6 +121,61 @@ static void store(void)
 	put_store(e, operand(8), RCX);
 }
 
+/* XCHG without LOCK, with a register that is its own, or one that is in the frame. */
+static void exchange_by_moves(bool checked_for_writing, unsigned checked, u8 free, bool second_row)
+{
+	check(8, checked, checked_for_writing);
+	row();
+	put_load(e, free, operand(8));
+	if (second_row)
+		row();
+	put_store(e, operand(8), RCX);
+	put_mov(e, RCX, free);
+}
+
+static void moves(void)
+{
+	exchange_by_moves(true, 8, T0, true);
+}
+
+static void moves_of_home(void)
+{
+	check(8, 8, true);
+	row();
+	put_load(e, T0, operand(8));
+	put_store(e, SLOT(FRAME_TMP0), T0);
+	put_load(e, T0, SLOT(FRAME_R9));
+	row();
+	put_store(e, operand(8), T0);
+	put_load(e, T0, SLOT(FRAME_TMP0));
+	put_store(e, SLOT(FRAME_R9), T0);
+}
+
+static void moves_of_read_only(void)
+{
+	exchange_by_moves(false, 8, T0, true);
+}
+
+static void moves_of_half(void)
+{
+	exchange_by_moves(true, 4, T0, true);
+}
+
+static void moves_without_row(void)
+{
+	exchange_by_moves(true, 8, T0, false);
+}
+
+static void moves_losing_operand(void)
+{
+	exchange_by_moves(true, 8, T1, true);
+}
+
+static void moves_losing_base(void)
+{
+	exchange_by_moves(true, 8, RAX, true);
+}
+
 /* The same with RORX, dst = src by n. */
 static void load_by_rorx(u8 dst, u8 src, u8 n)
 {
@@ -2026,6 +2081,8 @@ static const struct {
 #define GOOD(f) { #f, f, true }
 #define BAD(f) { #f, f, false }
 	GOOD(empty), GOOD(load), GOOD(row_of_site), GOOD(store), GOOD(load_under_write_tag), GOOD(coalesced), GOOD(moving_base),
+	GOOD(moves), GOOD(moves_of_home), BAD(moves_of_read_only), BAD(moves_of_half), BAD(moves_without_row), BAD(moves_losing_operand),
+	BAD(moves_losing_base),
 	GOOD(rotated), BAD(rotated_by_less), BAD(rotated_other), BAD(rotated_elsewhere),
 	GOOD(copied_base), BAD(copied_base_beyond), BAD(copied_base_narrow), GOOD(exchanged), BAD(exchanged_base),
 	GOOD(kept_delta), GOOD(by_pointer), GOOD(constant_address), GOOD(frame), GOOD(home_moved), BAD(home_moved_too_far),

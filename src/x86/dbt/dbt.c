@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "host/syscall.h"
+#include "kvm/sole.h"
 #include "x86/dbt/dbt.h"
 #include "x86/dbt/diff.h"
 #include "x86/knobs.h"
@@ -121,6 +122,23 @@ static void check_generation(struct vcpu *vcpu, unsigned ctx)
 		dbt_flush_jumps(vcpu, ctx);
 		dbt_forget_jumps(vcpu, true);
 	}
+}
+
+/* Does what is known of LOCK (kvm/sole.c) no longer hold, or not yet? It matters to programs only, and these are entered from here. */
+static bool sole_stale(const struct vcpu *vcpu, const struct dbt *d)
+{
+	return vcpu->arch.cpl == 3 && (d->sole_turn != sole_turn() || d->sole_generation != vcpu->slots_generation);
+}
+
+static coldpath void sole_renew(struct vcpu *vcpu)
+{
+	struct dbt *d = vcpu->arch.dbt;
+
+	d->sole_turn = sole_turn();
+	/* SMM's slots have generations of their own. */
+	d->sole_generation = vcpu->as_id ? 0 : vcpu->slots_generation;
+	vcpu->arch.sole = knob(KNOB_DBT_UNLOCK) && sole_ask(vcpu);
+	vcpu_update_mode(vcpu);
 }
 
 /* The page after va's, where an instruction goes on. NULL: *r, or EXEC_OK for the interpreter. */
@@ -276,6 +294,8 @@ static enum exec dispatch(struct vcpu *vcpu)
 			dbt_take_code_stores(vcpu);
 		if (unlikely(d->many_vcpus) && d->code_log_seen != mmu_code_log_head(vcpu->vm))
 			dbt_take_code_log(vcpu);
+		if (unlikely(sole_stale(vcpu, d)))
+			sole_renew(vcpu);
 		mmu_select_tlb(vcpu);
 		ctx = present_context(vcpu);
 		check_generation(vcpu, ctx);

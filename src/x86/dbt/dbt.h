@@ -201,6 +201,8 @@ struct dbt {
 	u32 space_generation[MMU_SPACES]; /* ...and its own in the second level */
 	u32 engine_generation;	/* of the interpreter's caches, which hold our thunks */
 	bool many_vcpus;
+	u64 sole_generation;	/* of the memslots, and sole_turn(), that vcpu->arch.sole is for */
+	u32 sole_turn;
 	u32 client_seen;	/* vm->client_turns, as last looked at */
 	u64 code_log_seen;	/* of other vCPUs' stores to code */
 	bool abort_access;	/* a kick found the thread in an access: give it up */
@@ -389,6 +391,7 @@ struct encoding {
 	u8 tail : 4, len : 4;	/* where what follows the address bytes is in the instruction */
 	bool has_modrm : 1, has_opcode_reg : 1, vex : 1;
 	bool high8 : 1, wants_rex : 1;
+	bool lock : 1;		/* LOCK goes with it, unless whoever puts it says otherwise */
 	bool from_home : 1;	/* rm is one of r9 to r11, and may be its slot of the frame instead of a register */
 };
 struct hins {
@@ -396,6 +399,7 @@ struct hins {
 	const u8 *bytes;
 	u8 home[3];		/* where guest r9, r10, r11 are for this instruction */
 	bool has_mem;
+	bool unlocked;		/* without LOCK */
 	struct hmem mem;
 };
 /* False: cannot be encoded. */

@@ -100,8 +100,7 @@ static void set_prefixes(struct encoding *n, const ZydisDecodedInstruction *zi, 
 	}
 	if (size_prefix)
 		n->before[n->nr_before++] = 0x66;
-	if (zi->attributes & ZYDIS_ATTRIB_HAS_LOCK)
-		n->before[n->nr_before++] = 0xf0;
+	n->lock = zi->attributes & ZYDIS_ATTRIB_HAS_LOCK;
 }
 
 /* Which of reg and rm is written is a bit of the opcode: MOV and eight others. */
@@ -246,6 +245,8 @@ static bool encode_legacy(struct emit *e, const struct hins *h)
 
 	for (unsigned i = 0; i < n->nr_before; i++)
 		chunk_add(&c, n->before[i]);
+	if (n->lock && !h->unlocked)
+		chunk_add(&c, 0xf0);
 	if (n->has_modrm)
 		rex |= (reg > 7) << 2 | (h->has_mem ? mem_rex(&h->mem) : rm > 7);
 	if (n->has_opcode_reg)

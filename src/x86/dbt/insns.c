@@ -42,12 +42,14 @@ static void exchange_for(struct trans *tr, const struct tinsn *t, struct hmem *m
 
 static void emit_native(struct trans *tr, struct tinsn *t)
 {
-	struct hins h = { .encoding = &t->encoding, .bytes = t->bytes };
+	struct hins h = { .encoding = &t->encoding, .bytes = t->bytes, .unlocked = drops_lock(tr, t) };
+	const bool moves = h.unlocked && t->insn.mnemonic == ZYDIS_MNEMONIC_XCHG;
 	static const u8 temps[2] = { T0, T1 };
 	const u8 in_place = dbt_encoding_home(&t->encoding);
 	struct cold *c = NULL;
 	u8 tmp = T0;
 
+	tr->vcpu->vm->stat.dbt_unlocked += h.unlocked;
 	emit_vec_check(tr, t);
 	emit_x87_check(tr, t);
 	if (t->may_fault)
@@ -61,11 +63,16 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 		flags_clobber(tr, t->live_before);
 		tmp = put_check(tr, &ea, t->mem_size, t->mem_write, &h.mem, c);
 		h.has_mem = true;
-		if (tmp == NOREG && t->nr_homed) {
+		if (tmp == NOREG && (t->nr_homed || moves)) {
 			put_lea(tr->e, T0, h.mem);
 			h.mem = MEM_BASE(T0, 0);
 			tmp = T1;
 		}
+	}
+	if (moves) {
+		put_exchange_moves(tr, t, h.mem, tmp, c);
+		slow_end(tr, c, t->live_after);
+		return;
 	}
 	if (t->needs)
 		flags_to_host(tr);

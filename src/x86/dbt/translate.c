@@ -6,7 +6,7 @@
  *   flags.c      where flags are live, and kept       stack.c   the same for PUSH, POP and so on
  *   ranges.c     accesses that share a look-up        branch.c  the same for branches, and the block's ways out
  *   operand.c    look-ups                             cold.c    what lies off the straight path
- *   x87.c        x87 and MMX registers
+ *   x87.c        x87 and MMX registers                locked.c  LOCKed instructions that need not be
  *
  * What must hold is said where it is done.
  */

@@ -235,6 +235,11 @@ void emit_pop(struct trans *tr, struct tinsn *t);
 void emit_leave(struct trans *tr, struct tinsn *t);
 void emit_pushf(struct trans *tr, struct tinsn *t);
 
+/* locked.c */
+bool drops_lock(const struct trans *tr, const struct tinsn *t);
+/* XCHG of m and a register by moves. tmp is free, and not part of m. */
+void put_exchange_moves(struct trans *tr, const struct tinsn *t, struct hmem m, u8 tmp, struct cold *c);
+
 /* insns.c */
 /* T1 is as before after t, or what its range has left there. Who does not come back from a fault has not changed it. */
 bool keeps_t1(const struct tinsn *t);

@@ -14,6 +14,7 @@
  */
 #include <string.h>
 
+#include "kvm/sole.h"
 #include "kvm/trace.h"
 #include "x86/debug.h"
 #include "x86/interp/operand.h"
@@ -62,9 +63,13 @@ static enum exec io_bitmap_check(struct vcpu *vcpu, u16 port, unsigned size)
 
 static inline enum exec io_permitted(struct vcpu *vcpu, u16 port, unsigned size)
 {
-	if (likely(!vcpu->arch.vm86 && vcpu->arch.cpl <= iopl(vcpu)))
-		return EXEC_OK;
-	return io_bitmap_check(vcpu, port, size);
+	enum exec r = EXEC_OK;
+
+	if (unlikely(vcpu->arch.vm86 || vcpu->arch.cpl > iopl(vcpu)))
+		r = io_bitmap_check(vcpu, port, size);
+	if (unlikely(vcpu->arch.cpl == 3) && r == EXEC_OK)
+		sole_device_used(vcpu);
+	return r;
 }
 
 /* ---- IN, OUT --------------------------------------------------------------------------- */
