@@ -174,7 +174,6 @@ static u64 hash(const struct vcpu *vcpu, unsigned fixed, const u8 *bytes)
 	memcpy(&x, bytes, sizeof(x));
 	if (fixed < 8)
 		x &= BIT_ULL(8 * fixed) - 1;
-
 	return ((x ^ (u64)vcpu->arch.mode_key << 32) * 0x9e3779b97f4a7c15ull ^ vcpu->arch.mode_key) >> (64 - TABLE_SHIFT - TAG_BITS);
 }
 
@@ -200,7 +199,6 @@ static u32 number_at(u32 place)
 static struct decoded *find(struct decode_cache *c, u64 hash, u32 mode_key, const u8 *bytes, u32 *place)
 {
 	const __m128i window = _mm_loadu_si128((const __m128i *)bytes);
-
 	u32 i = hash >> TAG_BITS, at;
 
 	while ((at = c->table[i])) {
