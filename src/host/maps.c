@@ -16,10 +16,15 @@ struct maps_parser {
 	bool bad;
 };
 
-static void hex_digit(struct maps_parser *p, u64 *value, char c)
+/* Of an address, which ends with last. */
+static void parse_address(struct maps_parser *p, u64 *value, char last, char c)
 {
 	unsigned digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 16;
 
+	if (c == last) {
+		p->at++;
+		return;
+	}
 	p->bad |= digit > 15;
 	*value = *value << 4 | digit;
 }
@@ -29,16 +34,10 @@ static bool parse(struct maps_parser *p, char c)
 {
 	switch (p->at) {
 	case MAPS_START:
-		if (c == '-')
-			p->at = MAPS_END;
-		else
-			hex_digit(p, &p->start, c);
+		parse_address(p, &p->start, '-', c);
 		return false;
 	case MAPS_END:
-		if (c == ' ')
-			p->at = MAPS_PERMS;
-		else
-			hex_digit(p, &p->end, c);
+		parse_address(p, &p->end, ' ', c);
 		return false;
 	case MAPS_PERMS:
 		p->perms[p->nr_perms++] = c;

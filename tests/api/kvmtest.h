@@ -205,6 +205,17 @@ static inline void kvmtest_gate(struct kvmtest *t, uint64_t idt, unsigned vector
 	gate[1] = to >> 32;
 }
 
+/* Where the vCPU finds its gates, all 256. */
+static inline void kvmtest_idt(struct kvmtest *t, uint64_t idt)
+{
+	struct kvm_sregs s;
+
+	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
+	s.idt.base = idt;
+	s.idt.limit = 0xfff;
+	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
+}
+
 /* Is it SoftKVM that answers? */
 static inline bool kvmtest_softkvm(void)
 {

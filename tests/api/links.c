@@ -98,7 +98,7 @@ static void run(struct kvmtest *t, uint64_t base, unsigned rounds)
 	struct kvm_sregs s;
 
 	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
-	rings_sregs(&s, 3, s.cr3);
+	rings_sregs(&s, 3, s.cr3);	/* the program has ended in the kernel */
 	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &r) == 0);
 	CHECK_EQ(ioctl(t->vcpu, KVM_RUN, 0), 0);

@@ -191,7 +191,6 @@ static void dma_with_interrupt(void)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 1);
 	struct kvm_regs r = { .rip = CODE, .rsp = STACK, .rflags = 2 };
-	struct kvm_sregs s;
 	pthread_t thread;
 	uint64_t *gate = (uint64_t *)(t.mem + IDT + 16 * 0x40);
 
@@ -201,10 +200,7 @@ static void dma_with_interrupt(void)
 	memcpy(t.mem + CODE + 0x1000, dma_handler, GUEST_LEN(dma_handler));
 	*(uint32_t *)(t.mem + FUNC + 4) = 1;
 	gate[0] = gate[0x20] = 0x1000 | 8ull << 16 | 0x8e00ull << 32 | (uint64_t)(CODE >> 16) << 48;
-	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &s) == 0);
-	s.idt.base = IDT;
-	s.idt.limit = 0xfff;
-	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &s) == 0);
+	kvmtest_idt(&t, IDT);
 	NEED(ioctl(t.vcpu, KVM_SET_REGS, &r) == 0);
 	enable_apic(&t);
 	NEED(pthread_create(&thread, NULL, write_and_interrupt, &t) == 0);

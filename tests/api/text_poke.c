@@ -158,14 +158,10 @@ static void add_vcpu(struct kvmtest *t, unsigned id, const uint8_t *code, size_t
 	struct kvm_regs r = { .rip = CODE + 0x1000 * id, .rsp = 0x180000 + 0x1000 * id, .rflags = 2, .r9 = WORDS + 0x400 + 64 * id,
 			      .r10 = place, .r15 = others };
 	struct kvm_mp_state state = { .mp_state = KVM_MP_STATE_RUNNABLE };
-	struct kvm_sregs s;
 
 	kvmtest_add_vcpu(t, id);
 	kvmtest_long_mode(t, r.rip, code, len);
-	NEED(ioctl(t->vcpu, KVM_GET_SREGS, &s) == 0);
-	s.idt.base = IDT;
-	s.idt.limit = 0xfff;
-	NEED(ioctl(t->vcpu, KVM_SET_SREGS, &s) == 0);
+	kvmtest_idt(t, IDT);
 	NEED(ioctl(t->vcpu, KVM_SET_REGS, &r) == 0);
 	NEED(ioctl(t->vcpu, KVM_SET_MP_STATE, &state) == 0);
 }

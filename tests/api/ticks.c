@@ -34,7 +34,6 @@ static void on_signal(int sig)
 static struct kvmtest open_guest(void)
 {
 	struct kvmtest t = kvmtest_vm(4u << 20, 1);
-	struct kvm_sregs s;
 	struct kvm_regs r;
 
 	kvmtest_add_vcpu(&t, 0);
@@ -42,10 +41,7 @@ static struct kvmtest open_guest(void)
 	kvmtest_long_mode(&t, CODE, periodic, GUEST_LEN(periodic));
 	memcpy(t.mem + HANDLER, taken, GUEST_LEN(taken));
 	kvmtest_gate(&t, IDT, VECTOR, HANDLER);
-	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &s) == 0);
-	s.idt.base = IDT;
-	s.idt.limit = 0xfff;
-	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &s) == 0);
+	kvmtest_idt(&t, IDT);
 	NEED(ioctl(t.vcpu, KVM_GET_REGS, &r) == 0);
 	r.rsp = 0x200000;
 	NEED(ioctl(t.vcpu, KVM_SET_REGS, &r) == 0);

@@ -117,7 +117,6 @@ static struct kvmtest guest(void)
 {
 	struct kvmtest t = kvmtest_vm(MEM, 1);
 	struct kvm_lapic_state apic;
-	struct kvm_sregs sregs;
 
 	kvmtest_add_vcpu(&t, 0);
 	kvmtest_long_mode(&t, DO_VMCALL, "\x90", 1);
@@ -131,10 +130,7 @@ static struct kvmtest guest(void)
 		memcpy(t.mem + to, code, sizeof(code));
 		kvmtest_gate(&t, IDT, v, to);
 	}
-	NEED(ioctl(t.vcpu, KVM_GET_SREGS, &sregs) == 0);
-	sregs.idt.base = IDT;
-	sregs.idt.limit = 0xfff;
-	NEED(ioctl(t.vcpu, KVM_SET_SREGS, &sregs) == 0);
+	kvmtest_idt(&t, IDT);
 	NEED(ioctl(t.vcpu, KVM_GET_LAPIC, &apic) == 0);
 	apic.regs[0xf1] |= 1;
 	NEED(ioctl(t.vcpu, KVM_SET_LAPIC, &apic) == 0);

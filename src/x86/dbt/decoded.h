@@ -7,7 +7,7 @@
 
 /* What may be looked at of an instruction: its bytes, and one more. */
 #define DECODED_WINDOW 16u
-static_assert(INSN_MAX_LEN < DECODED_WINDOW, "");
+static_assert(INSN_MAX_LEN < DECODED_WINDOW, "any of them");
 
 /* An instruction, or all that differ from it in a displacement and a large immediate only. */
 struct decoded {

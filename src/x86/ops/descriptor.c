@@ -138,11 +138,7 @@ static enum exec or_dword(struct vcpu *vcpu, gva_t va, u32 bits)
 	host = slot && !(slot->flags & KVM_MEM_READONLY) ? vcpu_guest_host(vcpu, slot, gpa) : NULL;
 	if (host && (va & ~PAGE_MASK) <= PAGE_SIZE - 4) {
 		memslot_mark_dirty(vcpu, slot, gpa >> PAGE_SHIFT);
-		if (!host_atomic_or32(host, bits))
-			return EXEC_OK;
-		r = host_kicked ? EXEC_RETRY : EXEC_EFAULT;
-		host_kicked = false;
-		return r;
+		return host_atomic_or32(host, bits) ? mem_access_failed() : EXEC_OK;
 	}
 	r = mem_read(vcpu, va, &old, 4, MMU_READ | MMU_IMPLICIT);
 	if (r != EXEC_OK)
