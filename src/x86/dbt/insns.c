@@ -49,7 +49,9 @@ static void emit_native(struct trans *tr, struct tinsn *t)
 	struct cold *c = NULL;
 	u8 tmp = T0;
 
-	tr->vcpu->vm->stat.dbt_unlocked += h.unlocked;
+	/* There is no other vCPU then. */
+	if (unlikely(h.unlocked))
+		tr->vcpu->vm->stat.dbt_unlocked++;
 	emit_vec_check(tr, t);
 	emit_x87_check(tr, t);
 	if (t->may_fault)
